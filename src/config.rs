@@ -1,0 +1,97 @@
+//! The command line and its environment variables, as typed settings. Only `main` knows them.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use linfa::ParamGuard;
+use tracing::level_filters::LevelFilter;
+
+use iforest_server::forest::{IsolationForest, IsolationForestParams, MaxSamples, ParamsError};
+
+/// Tells over HTTP whether a reading is an anomaly.
+///
+/// A drop-in for the Flask and PyOD server.py: POST /predict judges a reading, POST /retrain learns
+/// from new ones. Every option can also be set by the environment variable named beside it.
+#[derive(Debug, Clone, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Config {
+    /// Network address to listen on: 0.0.0.0 for all, 127.0.0.1 for this machine only
+    #[arg(long, env = "IFOREST_HOST", default_value = "0.0.0.0")]
+    pub(crate) host: String,
+
+    /// Port to listen on; 0 takes any free one
+    #[arg(long, env = "IFOREST_PORT", default_value_t = 5000)]
+    pub(crate) port: u16,
+
+    /// Share of the training readings taken to be anomalies, above 0 and at most 0.5; more of it
+    /// means more alarms
+    #[arg(long, env = "IFOREST_CONTAMINATION", default_value_t = 0.05)]
+    contamination: f64,
+
+    /// Number of trees: more of them give steadier scores and take longer
+    #[arg(long, env = "IFOREST_N_ESTIMATORS", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    n_estimators: u32,
+
+    /// Readings per tree: auto (256, or all if fewer), a number such as 128, or a share such as 0.5
+    #[arg(long, env = "IFOREST_MAX_SAMPLES", default_value_t = MaxSamples::Auto)]
+    max_samples: MaxSamples,
+
+    /// Seed for every training: the same readings then give the same model, and the one of PyOD
+    /// with this random_state [default: a new one each time, shown in the log]
+    #[arg(long, env = "IFOREST_RANDOM_STATE")]
+    pub(crate) random_state: Option<u32>,
+
+    /// File of readings to start from, one per line or a CSV with a column called value [default:
+    /// 500 synthetic ones between 0 and 5, as in server.py]
+    #[arg(long, env = "IFOREST_TRAIN", value_name = "FILE")]
+    pub(crate) train: Option<PathBuf>,
+
+    /// How much to log: error, warn, info or debug, which shows every request
+    #[arg(long, env = "IFOREST_LOG_LEVEL", value_name = "LEVEL", default_value_t = LevelFilter::INFO)]
+    pub(crate) log_level: LevelFilter,
+}
+
+impl Config {
+    /// What models are trained with.
+    pub(crate) fn forest_params(&self) -> Result<IsolationForestParams, ParamsError> {
+        let params = IsolationForest::params()
+            .contamination(self.contamination)
+            .n_estimators(self.n_estimators as usize)
+            .max_samples(self.max_samples)
+            .random_state(self.random_state);
+        params.check_ref()?;
+        Ok(params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Config::command().debug_assert();
+    }
+
+    // A container or a service file sets variables, not arguments; none may be left out.
+    #[test]
+    fn every_option_has_an_environment_variable_and_a_help_line() {
+        for option in Config::command().get_opts() {
+            let name = option.get_long().expect("every option has a long name");
+            let variable = format!("IFOREST_{}", name.to_uppercase().replace('-', "_"));
+            assert_eq!(option.get_env(), Some(variable.as_ref()), "{name}");
+            assert!(option.get_help().is_some(), "{name}");
+        }
+    }
+
+    // The defaults are server.py's.
+    #[test]
+    fn defaults_are_those_of_server_py() {
+        let config = Config::parse_from(["iforest-server"]);
+        assert_eq!((config.host.as_str(), config.port), ("0.0.0.0", 5000));
+        let expected = IsolationForest::params().contamination(0.05);
+        assert_eq!(config.forest_params(), Ok(expected));
+    }
+}

@@ -1,0 +1,118 @@
+//! Every refusal as it goes over the wire: a status and `{"error":"…"}`.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::detector::DetectorError;
+use crate::registry::RetrainError;
+
+/// A request that gets no answer but an error.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    message: String,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    /// The body is not JSON, or has a number that is not finite.
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// The body is JSON, but not of the shape or range that is asked for.
+    pub(super) fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+
+    pub(super) fn media_type(got: Option<&HeaderValue>) -> Self {
+        let got = match got {
+            Some(value) => format!("{:?}", String::from_utf8_lossy(value.as_bytes())),
+            None => "none".to_owned(),
+        };
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("the header Content-Type must be application/json, got {got}"),
+        )
+    }
+
+    pub(super) fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body must be at most {limit} bytes"),
+        )
+    }
+
+    pub(super) fn not_found(path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no {path:?} here; POST to /predict or /retrain"),
+        )
+    }
+
+    pub(super) fn method_not_allowed(method: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("the method must be POST, got {method}"),
+        )
+    }
+
+    /// A fault of ours. What happened goes to the log, not to the client.
+    pub(super) fn internal(cause: &str) -> Self {
+        tracing::error!(cause, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the server failed at this request; its log says why",
+        )
+    }
+
+    /// A refusal of the detector, in terms of the field that was sent.
+    pub(super) fn refused(field: &str, error: &DetectorError) -> Self {
+        match error {
+            DetectorError::Overflow { row: None, .. } => {
+                Self::unprocessable(format!("{field}: the numbers are too large to be averaged"))
+            }
+            DetectorError::Overflow { .. } => Self::unprocessable(format!(
+                "{field}: the number is too far from the training readings to be judged"
+            )),
+            _ => Self::unprocessable(format!("{field}: {error}")),
+        }
+    }
+}
+
+impl From<RetrainError> for ApiError {
+    fn from(error: RetrainError) -> Self {
+        match error {
+            RetrainError::Refused(error) => Self::refused("samples", &error),
+            RetrainError::Interrupted(error) => Self::internal(&error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        tracing::debug!(
+            status = self.status.as_u16(),
+            error = self.message,
+            "refused"
+        );
+        #[derive(Serialize)]
+        struct ErrorBody {
+            error: String,
+        }
+        let body = ErrorBody {
+            error: self.message,
+        };
+        let mut body = serde_json::to_vec(&body).unwrap_or_default();
+        body.push(b'\n');
+        let json = (header::CONTENT_TYPE, "application/json");
+        (self.status, [json], body).into_response()
+    }
+}

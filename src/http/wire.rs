@@ -1,0 +1,389 @@
+//! The JSON of requests and answers: server.py's shapes, key order and number format.
+//!
+//! Numbers are read from their text, not through a JSON value, so that every digit counts and an
+//! error can show what was sent.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use ndarray::Array2;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use crate::detector::Judgement;
+
+/// numpy's arrays have no more dimensions.
+const MAX_NESTING: usize = 64;
+
+/// How much of a wrong value an error shows.
+const MAX_SHOWN: usize = 60;
+
+/// Reads the body of /predict: `{"value": …}`.
+pub(super) fn value(body: &[u8]) -> Result<f64, ApiError> {
+    let text = decode(body)?;
+    let raw = field(&text, "value", r#"{"value": 2.5}"#)?;
+    number(raw).map_err(|problem| problem.at("value", raw))
+}
+
+/// Reads the body of /retrain: `{"samples": …}`, a number or an array of any even nesting, which
+/// is flattened. One row per reading.
+pub(super) fn samples(body: &[u8]) -> Result<Array2<f64>, ApiError> {
+    let text = decode(body)?;
+    let raw = field(&text, "samples", r#"{"samples": [2.4, 2.5, 2.6]}"#)?;
+    let mut samples = Samples::default();
+    samples.collect(raw, 0)?;
+    if samples.values.is_empty() {
+        let shown = shorten(raw);
+        return Err(ApiError::unprocessable(format!(
+            "samples must hold at least one number, got {shown}"
+        )));
+    }
+    if samples.has_text && samples.has_bool {
+        return Err(ApiError::unprocessable(
+            "samples must not mix text with true and false",
+        ));
+    }
+    let shape = (samples.values.len(), 1);
+    Array2::from_shape_vec(shape, samples.values)
+        .map_err(|error| ApiError::internal(&error.to_string()))
+}
+
+/// The answer of /predict.
+pub(super) fn judgement(value: f64, judgement: &Judgement) -> Vec<u8> {
+    let (prediction, status) = if judgement.is_anomaly {
+        (1, "Anomaly Detected")
+    } else {
+        (0, "Normal Behaviour")
+    };
+    let mut body = String::with_capacity(160);
+    body.push_str("{\"anomaly_score\":");
+    push_float(&mut body, judgement.anomaly_score);
+    body.push_str(",\"input_value\":");
+    push_float(&mut body, value);
+    let _ = write!(body, ",\"prediction\":{prediction},\"scaled_value\":");
+    push_float(&mut body, judgement.scaled);
+    let _ = writeln!(body, ",\"status\":\"{status}\"}}");
+    body.into_bytes()
+}
+
+/// The answer of /retrain.
+pub(super) fn retrained(samples_used: usize) -> Vec<u8> {
+    format!("{{\"message\":\"Model retrained successfully\",\"samples_used\":{samples_used}}}\n")
+        .into_bytes()
+}
+
+/// Python's `repr` of a finite float: the shortest digits that read back as the same number, with
+/// an exponent below 1e-4 and from 1e16 on.
+fn push_float(out: &mut String, value: f64) {
+    let start = out.len();
+    // Writing to a string cannot fail.
+    let _ = write!(out, "{value:?}");
+    // Rust switches to an exponent where Python does, but writes 1e-5 for 1e-05 and 1e16 for 1e+16.
+    if let Some(at) = out[start..].find('e') {
+        let exponent = out.split_off(start + at + 1);
+        let (sign, digits) = match exponent.strip_prefix('-') {
+            Some(digits) => ('-', digits),
+            None => ('+', exponent.as_str()),
+        };
+        let _ = write!(out, "{sign}{digits:0>2}");
+    }
+}
+
+/// The body as text. Python's JSON also reads UTF-16, which Windows PowerShell writes to files, and
+/// passes over a byte order mark.
+fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
+    let utf16 = |unit: fn([u8; 2]) -> u16| {
+        let (pairs, odd) = body.as_chunks::<2>();
+        let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();
+        match String::from_utf16(&units) {
+            Ok(text) if odd.is_empty() => {
+                Ok(Cow::Owned(text.trim_start_matches('\u{feff}').to_owned()))
+            }
+            _ => Err(ApiError::malformed("the body is not valid UTF-16")),
+        }
+    };
+    match body {
+        [0xFF, 0xFE, ..] | [_, 0, ..] => utf16(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] | [0, _, ..] => utf16(u16::from_be_bytes),
+        _ => {
+            let text = std::str::from_utf8(body)
+                .map_err(|error| ApiError::malformed(format!("the body is not UTF-8: {error}")))?;
+            Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)))
+        }
+    }
+}
+
+/// The raw JSON of a field of the body's object; where it stands twice, the last.
+fn field<'a>(text: &'a str, name: &'static str, example: &str) -> Result<&'a RawValue, ApiError> {
+    let malformed =
+        |error: serde_json::Error| ApiError::malformed(format!("the body is not JSON: {error}"));
+    if !text.trim_ascii_start().starts_with('{') {
+        let raw: &RawValue = serde_json::from_str(text).map_err(malformed)?;
+        let shown = shorten(raw);
+        return Err(ApiError::unprocessable(format!(
+            "the body must be an object such as {example}, got {shown}"
+        )));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let found = json
+        .deserialize_map(FieldVisitor(name))
+        .and_then(|found| json.end().map(|()| found))
+        .map_err(malformed)?;
+    found.ok_or_else(|| {
+        ApiError::unprocessable(format!(
+            "the field {name} is missing; the body must be an object such as {example}"
+        ))
+    })
+}
+
+struct FieldVisitor(&'static str);
+
+impl<'de> Visitor<'de> for FieldVisitor {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(is_field) = map.next_key_seed(IsName(self.0))? {
+            if is_field {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a key is the one looked for.
+struct IsName(&'static str);
+
+impl<'de> DeserializeSeed<'de> for IsName {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for IsName {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
+        Ok(key == self.0)
+    }
+}
+
+/// Why a piece of JSON is no number to Python's `float`, or none that can be judged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum NotANumber {
+    /// Of another kind.
+    Kind,
+    /// A JSON number beyond the range of `f64`.
+    TooLarge,
+}
+
+impl NotANumber {
+    fn at(self, field: &str, raw: &RawValue) -> ApiError {
+        let shown = shorten(raw);
+        match self {
+            Self::Kind => {
+                ApiError::unprocessable(format!("{field} must be a finite number, got {shown}"))
+            }
+            Self::TooLarge => ApiError::malformed(format!(
+                "{field} must be a finite number, got {shown}, which is beyond the range of a double"
+            )),
+        }
+    }
+}
+
+/// Reads what `float(json.loads(…))` reads: a number, true and false as 1 and 0, or text that
+/// holds a number, since MQTT payloads often arrive as text.
+fn number(raw: &RawValue) -> Result<f64, NotANumber> {
+    let text = raw.get();
+    match text.as_bytes() {
+        [b'-' | b'0'..=b'9', ..] => {
+            let value: f64 = text.parse().map_err(|_| NotANumber::Kind)?;
+            if !value.is_finite() {
+                return Err(NotANumber::TooLarge);
+            }
+            // To Python -0 is a whole number, and those have no negative zero.
+            let whole = !text.contains(['.', 'e', 'E']);
+            Ok(if whole && value == 0.0 { 0.0 } else { value })
+        }
+        [b'"', ..] => {
+            let text: Cow<'_, str> = serde_json::from_str(text).map_err(|_| NotANumber::Kind)?;
+            number_in_text(&text).ok_or(NotANumber::Kind)
+        }
+        b"true" => Ok(1.0),
+        b"false" => Ok(0.0),
+        _ => Err(NotANumber::Kind),
+    }
+}
+
+/// Python's `float(text)` where the result is finite: white space around and underscores between
+/// digits are allowed.
+fn number_in_text(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let value: f64 = if text.contains('_') {
+        let bytes = text.as_bytes();
+        let digit = |at: Option<usize>| {
+            at.and_then(|at| bytes.get(at))
+                .is_some_and(u8::is_ascii_digit)
+        };
+        let between_digits = (0..bytes.len())
+            .filter(|&at| bytes[at] == b'_')
+            .all(|at| digit(at.checked_sub(1)) && digit(Some(at + 1)));
+        if !between_digits {
+            return None;
+        }
+        text.replace('_', "").parse().ok()?
+    } else {
+        text.parse().ok()?
+    };
+    value.is_finite().then_some(value)
+}
+
+/// The numbers of nested arrays, as numpy flattens them.
+#[derive(Default)]
+struct Samples {
+    values: Vec<f64>,
+    /// The length of arrays at each depth.
+    shape: Vec<usize>,
+    /// How deep the first number lies; all others lie as deep.
+    depth: Option<usize>,
+    /// The indices that lead to where we are.
+    path: Vec<usize>,
+    has_text: bool,
+    has_bool: bool,
+}
+
+impl Samples {
+    fn collect(&mut self, raw: &RawValue, depth: usize) -> Result<(), ApiError> {
+        if !raw.get().starts_with('[') {
+            if *self.depth.get_or_insert(depth) != depth {
+                return Err(self.uneven());
+            }
+            self.has_text |= raw.get().starts_with('"');
+            self.has_bool |= raw.get().starts_with(['t', 'f']);
+            let value = number(raw).map_err(|problem| problem.at(&self.place(), raw))?;
+            self.values.push(value);
+            return Ok(());
+        }
+        if depth == MAX_NESTING {
+            return Err(ApiError::unprocessable(format!(
+                "samples must not be nested deeper than {MAX_NESTING} arrays"
+            )));
+        }
+        let items: Vec<&RawValue> = serde_json::from_str(raw.get())
+            .map_err(|error| ApiError::malformed(format!("the body is not JSON: {error}")))?;
+        match self.shape.get(depth) {
+            Some(&length) if length != items.len() => return Err(self.uneven()),
+            Some(_) => {}
+            None => self.shape.push(items.len()),
+        }
+        if self.depth.is_some_and(|numbers| numbers <= depth) {
+            return Err(self.uneven());
+        }
+        for (index, item) in items.into_iter().enumerate() {
+            self.path.push(index);
+            self.collect(item, depth + 1)?;
+            self.path.pop();
+        }
+        Ok(())
+    }
+
+    fn uneven(&self) -> ApiError {
+        let place = self.place();
+        ApiError::unprocessable(format!(
+            "{place} has another shape than what stands before it; samples must be a list of numbers"
+        ))
+    }
+
+    fn place(&self) -> String {
+        let mut place = "samples".to_owned();
+        for index in &self.path {
+            let _ = write!(place, "[{index}]");
+        }
+        place
+    }
+}
+
+fn shorten(raw: &RawValue) -> String {
+    let text = raw.get();
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Answers are compared with server.py's as text, so numbers must be written as Python does.
+    #[test]
+    fn floats_are_written_as_python_writes_them() {
+        for (value, text) in [
+            (9.0, "9.0"),
+            (-0.0, "-0.0"),
+            (0.1, "0.1"),
+            (1e-4, "0.0001"),
+            (1e-5, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (9999999999999998.0, "9999999999999998.0"),
+            (1e16, "1e+16"),
+            (1.2345678901234568e29, "1.2345678901234568e+29"),
+            (-1e308, "-1e+308"),
+            (5e-324, "5e-324"),
+        ] {
+            let mut out = "x".to_owned();
+            push_float(&mut out, value);
+            assert_eq!(out, format!("x{text}"));
+        }
+    }
+
+    // What Python's float() takes, observed; text from a field bus is seldom tidy.
+    #[test]
+    fn numbers_in_text_are_those_of_python() {
+        for (text, value) in [
+            ("2.5", 2.5),
+            (" 2.5\n", 2.5),
+            ("+5", 5.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+            ("-0", -0.0),
+            ("1e3", 1000.0),
+            ("1_000.2_5", 1000.25),
+        ] {
+            let read = number_in_text(text).map(f64::to_bits);
+            assert_eq!(read, Some(value.to_bits()), "{text:?}");
+        }
+        for text in [
+            "",
+            " ",
+            "abc",
+            "2,5",
+            "0x10",
+            "nan",
+            "inf",
+            "-Infinity",
+            "1e400",
+            "1__0",
+            "_1",
+            "1_",
+            "1_.5",
+            "2 5",
+        ] {
+            assert_eq!(number_in_text(text), None, "{text:?}");
+        }
+    }
+}
