@@ -25,7 +25,12 @@ pub(crate) struct Config {
 
     /// Share of the training readings taken to be anomalies, above 0 and at most 0.5; more of it
     /// means more alarms
-    #[arg(long, env = "IFOREST_CONTAMINATION", default_value_t = 0.05)]
+    #[arg(
+        long,
+        env = "IFOREST_CONTAMINATION",
+        default_value_t = 0.05,
+        allow_negative_numbers = true
+    )]
     contamination: f64,
 
     /// Number of trees: more of them give steadier scores and take longer
@@ -39,7 +44,7 @@ pub(crate) struct Config {
 
     /// Seed for every training: the same readings then give the same model, and the one of PyOD
     /// with this random_state [default: a new one each time, shown in the log]
-    #[arg(long, env = "IFOREST_RANDOM_STATE")]
+    #[arg(long, env = "IFOREST_RANDOM_STATE", allow_negative_numbers = true)]
     pub(crate) random_state: Option<u32>,
 
     /// File of readings to start from, one per line or a CSV with a column called value [default:

@@ -70,7 +70,13 @@ fn parse(text: &str) -> Result<Vec<f64>, (Option<u64>, String)> {
             let line = error.position().map(|position| position.line());
             (line, error.to_string())
         })?;
-        let line = record.position().map(|position| position.line());
+        let line = record.position().map(|position| {
+            // The position is where the record before ended: empty lines may follow.
+            let rest = text.as_bytes().get(position.byte() as usize..);
+            let empty = rest.unwrap_or_default().iter();
+            let empty = empty.take_while(|byte| matches!(byte, b'\r' | b'\n'));
+            position.line() + empty.filter(|&&byte| byte == b'\n').count() as u64
+        });
         if record.iter().all(str::is_empty) {
             continue;
         }

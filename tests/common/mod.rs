@@ -1,8 +1,13 @@
-//! The data sets and hashes of `tests/reference/record.py`, repeated, so that the recorded files
-//! stay small.
+//! What several tests share: the data sets and hashes of `tests/reference/record.py`, repeated, so
+//! that the recorded files stay small; and server processes.
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use ndarray::Array2;
 use serde::Deserialize;
@@ -98,4 +103,111 @@ pub fn fixture<T: DeserializeOwned>(name: &str) -> T {
         .join(name);
     let text = std::fs::read_to_string(path).expect("the fixture is committed");
     serde_json::from_str(&text).expect("the fixture is JSON as recorded")
+}
+
+/// A server process, started with the arguments given and stopped when dropped.
+pub struct Server {
+    process: Child,
+    pub address: String,
+    log: Receiver<String>,
+}
+
+impl Server {
+    /// Starts the real binary on a free port of the loopback interface, and waits for the line
+    /// that tells the address.
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_iforest-server"));
+        command
+            .args(["--host", "127.0.0.1", "--port", "0"])
+            .args(arguments);
+        Self::spawn(command)
+    }
+
+    /// Starts a command that tells `listening on ADDRESS` on standard error or output.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let (sender, log) = mpsc::channel();
+        let streams: [Box<dyn Read + Send>; 2] = [
+            Box::new(process.stdout.take().expect("piped")),
+            Box::new(process.stderr.take().expect("piped")),
+        ];
+        for stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let _ = sender.send(line);
+                }
+            });
+        }
+        let mut server = Self {
+            process,
+            address: String::new(),
+            log,
+        };
+        let line = server.wait_for_line("listening on ");
+        let (_, address) = line.split_once("listening on ").expect("it stands there");
+        let end = address.find(',').unwrap_or(address.len());
+        server.address = address[..end].to_owned();
+        server
+    }
+
+    /// Waits for a line of the log that contains a text.
+    pub fn wait_for_line(&self, text: &str) -> String {
+        loop {
+            match self.log.recv_timeout(Duration::from_secs(30)) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("the program never said {text:?}: {error}"),
+            }
+        }
+    }
+
+    /// Opens a connection.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("it listens");
+        let timeout = Some(Duration::from_secs(30));
+        stream.set_read_timeout(timeout).expect("a timeout");
+        stream
+    }
+
+    /// Posts JSON on a connection of its own; returns the whole response.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        let mut stream = self.connect();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: \
+             application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("it reads");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("it answers");
+        response
+    }
+
+    /// Asks it to stop, as a service manager or Ctrl-C does.
+    #[cfg(unix)]
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &self.process.id().to_string()])
+            .status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// Waits for its end; returns its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.process.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }

@@ -1,0 +1,32 @@
+//! The library alone: learn from four readings, judge a fifth.
+//!
+//! What the tutorial's first script does with PyOD's `IForest()`, and with its defaults.
+//!
+//!     cargo run --example first_script [VALUE]
+
+use std::error::Error;
+
+use iforest_server::forest::IsolationForest;
+use linfa::prelude::*;
+use ndarray::array;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let value: f64 = match std::env::args().nth(1) {
+        Some(text) => text.parse().map_err(|_| format!("not a number: {text}"))?,
+        None => 0.45,
+    };
+
+    let normal_vibration = Dataset::from(array![[0.23], [0.25], [0.21], [0.29]]);
+    let forest = IsolationForest::params().fit(&normal_vibration)?;
+
+    let is_anomaly = forest.predict(&array![[value]])[0];
+    println!(
+        "{}",
+        if is_anomaly {
+            "Anomaly detected!"
+        } else {
+            "Normal"
+        }
+    );
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The real program over a real socket: what it says, how it stops, what it refuses; and the
+//! examples.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::Server;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_iforest-server"))
+        .env("IFOREST_HOST", "127.0.0.1")
+        .env("IFOREST_PORT", "0")
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+/// A file that is removed when dropped.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str, content: &str) -> Self {
+        let name = format!("iforest-server-test-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).expect("a temporary file");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a plain path")
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+// The first minute of a newcomer: start, read, call, retrain, call again. The answers are those of
+// server.py with the same seeds.
+#[test]
+fn starts_says_how_to_call_it_and_answers() {
+    let server = Server::start(&["--random-state", "42"]);
+    let hint = server.wait_for_line("try: curl");
+    assert!(
+        hint.contains(&format!("http://{}/predict", server.address)),
+        "{hint}"
+    );
+    assert!(hint.contains(r#"-d "{\"value\": 2.5}""#), "{hint}");
+
+    let answer = server.post("/predict", r#"{"value": 2.5}"#);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let body = "\r\n\r\n{\"anomaly_score\":-0.05813124527712765,\"input_value\":2.5,\"prediction\":0,\
+                \"scaled_value\":0.004820167687263519,\"status\":\"Normal Behaviour\"}\n";
+    assert!(answer.ends_with(body), "{answer}");
+
+    let answer = server.post("/retrain", r#"{"samples": [9, 9.1, 9.2, 9.3]}"#);
+    assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
+    let answer = server.post("/predict", r#"{"value": 2.5}"#);
+    assert!(answer.contains("Anomaly Detected"), "{answer}");
+}
+
+#[test]
+fn trains_on_a_file_of_readings() {
+    let lines: String = (0..200)
+        .map(|i| format!("{}\n", 20.0 + f64::from(i) * 0.01))
+        .collect();
+    let file = TempFile::new("readings.csv", &format!("value\n{lines}"));
+    let server = Server::start(&["--train", file.path()]);
+    let normal = server.post("/predict", r#"{"value": 21}"#);
+    assert!(normal.contains("Normal Behaviour"), "{normal}");
+    let anomaly = server.post("/predict", r#"{"value": 2.5}"#);
+    assert!(anomaly.contains("Anomaly Detected"), "{anomaly}");
+}
+
+// One clear line and a non-zero exit for whatever is wrong at the start.
+#[test]
+fn refuses_to_start_with_a_line_that_says_why() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let bad_line = TempFile::new("bad.txt", "1.5\n2.5\nabc\n");
+    let bad_line_error = format!(
+        "{}, line 3: expected a finite number, got \"abc\"",
+        bad_line.path()
+    );
+    let in_use = format!("cannot listen on 127.0.0.1:{port}");
+    for (arguments, expected) in [
+        (["--port", port.as_str()], in_use.as_str()),
+        (["--train", bad_line.path()], &bad_line_error),
+        (["--train", "no-such-file.csv"], "no-such-file.csv: "),
+        (
+            ["--contamination", "0.7"],
+            "contamination must be greater than 0 and at most 0.5, got 0.7",
+        ),
+        (
+            ["--contamination", "NaN"],
+            "contamination must be greater than 0",
+        ),
+        (
+            ["--max-samples", "0"],
+            "max_samples must be at least 1 reading, got 0",
+        ),
+        (
+            ["--max-samples", "many"],
+            "expected auto, a whole number of readings",
+        ),
+        (["--n-estimators", "0"], "0 is not in 1..=100000"),
+        (["--random-state", "-1"], "invalid value '-1'"),
+        (["--port", "70000"], "70000 is not in 0..=65535"),
+        (
+            ["--host", "no such host"],
+            "cannot listen on no such host:0",
+        ),
+    ] {
+        let output = run(&arguments);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(log.contains(expected), "{arguments:?}: {log}");
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+#[test]
+fn options_can_be_set_by_environment_variables() {
+    let output = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
+        .env("IFOREST_HOST", "127.0.0.1")
+        .env("IFOREST_PORT", "0")
+        .env("IFOREST_CONTAMINATION", "0.9")
+        .output()
+        .expect("the program starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("at most 0.5, got 0.9"), "{log}");
+}
+
+// A service manager stops the server while Node-RED is in the middle of a request: the request is
+// answered, new connections are not taken, and the exit code is 0.
+#[cfg(unix)]
+#[test]
+fn finishes_the_request_in_flight_when_stopped() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        let idle = server.connect();
+        let mut stream = server.connect();
+        let body = r#"{"value": 2.5}"#;
+        let (first, rest) = body.split_at(5);
+        write!(
+            stream,
+            "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{first}",
+            body.len()
+        )
+        .expect("it reads");
+        // The server must have begun to read this request before it is told to stop.
+        server.post("/predict", body);
+        server.signal(signal);
+        server.wait_for_line("stopping");
+        stream.write_all(rest.as_bytes()).expect("it still reads");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .expect("it answers and closes");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{signal}: {answer}");
+        assert_eq!(server.wait(), Some(0), "{signal}");
+        drop(idle);
+    }
+}
+
+// Node-RED's agent keeps its connection and uses it for reading after reading.
+#[test]
+fn one_connection_carries_many_requests() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    for _ in 0..100 {
+        let body = r#"{"value": 2.5}"#;
+        let request = format!(
+            "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = Vec::new();
+        let mut buffer = [0; 1024];
+        while !answer.ends_with(b"}\n") {
+            let read = stream.read(&mut buffer).expect("it answers");
+            assert!(read > 0, "the connection was closed");
+            answer.extend_from_slice(&buffer[..read]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+    }
+}
+
+/// Cargo puts examples beside the program.
+fn example(name: &str) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_iforest-server"));
+    let folder = program.parent().expect("a folder").join("examples");
+    Command::new(folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+}
+
+fn printed(command: &mut Command) -> String {
+    let output = command.output().expect("the example starts");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+// What the tutorial's first script prints for the same readings.
+#[test]
+fn example_first_script_judges_as_the_tutorial() {
+    assert_eq!(printed(&mut example("first_script")), "Anomaly detected!\n");
+    assert_eq!(printed(example("first_script").arg("0.25")), "Normal\n");
+}
+
+#[test]
+fn example_server_v1_answers_in_the_tutorials_shape() {
+    let mut command = example("server_v1");
+    command.arg("127.0.0.1:0");
+    let server = Server::spawn(command);
+    let answer = server.post("/predict", r#"{"value": 0.45}"#);
+    let body = r#"{"prediction":1,"status":"Anomaly","value":0.45}"#;
+    assert!(answer.ends_with(body), "{answer}");
+    let answer = server.post("/predict", r#"{"value": 0.25}"#);
+    let body = r#"{"prediction":0,"status":"Normal","value":0.25}"#;
+    assert!(answer.ends_with(body), "{answer}");
+}
+
+#[test]
+fn example_linfa_pipeline_tells_the_ill_from_the_healthy() {
+    let text = printed(&mut example("linfa_pipeline"));
+    let labels: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next_back())
+        .collect();
+    assert_eq!(labels, ["normal", "normal", "anomaly", "anomaly"], "{text}");
+}
