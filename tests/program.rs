@@ -236,3 +236,27 @@ fn example_linfa_pipeline_tells_the_ill_from_the_healthy() {
         .collect();
     assert_eq!(labels, ["normal", "normal", "anomaly", "anomaly"], "{text}");
 }
+
+// What the README shows is what the server answers, line by line.
+#[test]
+fn the_curl_lines_of_the_readme_hold() {
+    let readme = include_str!("../README.md");
+    let server = Server::start(&["--random-state", "42"]);
+    let mut lines = readme.lines();
+    let mut shown = 0;
+    while let Some(line) = lines.next() {
+        let Some(command) = line.strip_prefix("$ curl -X POST http://localhost:5000") else {
+            continue;
+        };
+        let (path, rest) = command.split_once(' ').expect("a path");
+        let (_, body) = rest.split_once("-d '").expect("a body");
+        let expected = lines.next().expect("an answer");
+        let answer = server.post(path, body.trim_end_matches('\''));
+        assert!(
+            answer.ends_with(&format!("\r\n\r\n{expected}\n")),
+            "{line}: {answer}"
+        );
+        shown += 1;
+    }
+    assert!(shown >= 5);
+}
