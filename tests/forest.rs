@@ -174,6 +174,97 @@ fn equals_scikit_learn_and_pyod_to_the_bit() {
     }
 }
 
+/// The sum of path lengths by walking down each tree, as the papers have it.
+fn plain_sum(forest: &IsolationForest, row: &[f64]) -> f64 {
+    fn c(n: u32) -> f64 {
+        let n = f64::from(n);
+        match n {
+            ..=1.0 => 0.0,
+            2.0 => 1.0,
+            _ => 2.0 * ((n - 1.0).ln() + 0.5772156649015329) - 2.0 * (n - 1.0) / n,
+        }
+    }
+    forest.trees().fold(0.0, |sum, tree| {
+        let (mut node, mut depth) = (0, 1.0);
+        while let (Some((feature, threshold)), Some((left, right))) =
+            (tree.split(node), tree.children(node))
+        {
+            let goes_left = f64::from(row[feature] as f32) <= threshold;
+            node = if goes_left { left } else { right };
+            depth += 1.0;
+        }
+        sum + (depth + c(tree.n_node_samples()[node]) - 1.0)
+    })
+}
+
+// Every fast path is the plain evaluation: on each way in which a forest is evaluated (by features
+// and depth), at thresholds, one ulp beside them, at zeros of both signs, subnormals, beyond f32.
+#[test]
+fn every_evaluator_has_the_bits_of_the_plain_evaluation() {
+    for (rows, columns, max_samples, scale) in [
+        (500, 1, 256, 1.0),
+        (500, 1, 256, 1e30),
+        (40, 1, 40, 1e-6),
+        (5000, 1, 5000, 1.0),
+        (300, 2, 256, 1.0),
+        (300, 7, 64, 1e-3),
+        (700, 33, 256, 1e5),
+        (1024, 3, 1024, 1.0),
+        (3000, 3, 3000, 1.0),
+    ] {
+        let mut random = SplitMix(rows as u64);
+        let data = Array2::from_shape_simple_fn((rows, columns), || {
+            // Skewed, so that buckets of breakpoints are unevenly filled.
+            let value = random.uniform();
+            scale * (value * value * value - 0.1)
+        });
+        let params = IsolationForest::params()
+            .random_state(3)
+            .n_estimators(30)
+            .max_samples(MaxSamples::Count(max_samples));
+        let forest = params
+            .fit(&DatasetBase::from(data.clone()))
+            .expect("good data");
+        let probes = probes(&forest, &data);
+        let scores = forest.score_samples(&probes).expect("good rows");
+        let trees = forest.trees().len() as f64;
+        let denominator = trees * {
+            let m = max_samples as f64;
+            2.0 * ((m - 1.0).ln() + 0.5772156649015329) - 2.0 * (m - 1.0) / m
+        };
+        for (row, score) in probes.rows().into_iter().zip(&scores) {
+            let row = row.to_vec();
+            let sum = plain_sum(&forest, &row);
+            let plain = -std::hint::black_box(2f64).powf(-(sum / denominator));
+            assert_eq!(hex(*score), hex(plain), "{row:?} of {rows} x {columns}");
+        }
+    }
+}
+
+// Work is divided among threads, but no sum is: one thread and many give the same bits.
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let mut random = SplitMix(2);
+    let data = Array2::from_shape_simple_fn((40_000, 3), || random.uniform());
+    let dataset = DatasetBase::from(data.clone());
+    let params = IsolationForest::params().random_state(7);
+    let result = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("threads").install(|| {
+            let forest = params.fit(&dataset).expect("good data");
+            let scores = forest.score_samples(&data).expect("good rows");
+            (
+                hash_words(tree_words(&forest)),
+                hash_floats(&scores),
+                hex(forest.threshold()),
+            )
+        })
+    };
+    let one = result(1);
+    assert_eq!(result(2), one);
+    assert_eq!(result(5), one);
+}
+
 fn fitted(rows: usize, columns: usize) -> (IsolationForest, Array2<f64>) {
     let mut random = SplitMix(1);
     let data = Array2::from_shape_simple_fn((rows, columns), || random.uniform());

@@ -3,14 +3,15 @@
 use linfa::Float;
 use linfa::dataset::{DatasetBase, Records};
 use linfa::traits::{Fit, PredictInplace, Transformer};
-use ndarray::{Array1, ArrayBase, ArrayView1, Data, Ix2};
+use ndarray::{Array1, ArrayBase, Data, Ix2};
 use serde::{Deserialize, Serialize};
 
 use super::error::{FitError, ScoreError};
-use super::evaluate::{Evaluator, anomaly_score, average_path_length};
+use super::evaluate::Evaluator;
 use super::hyperparams::{IsolationForestParams, IsolationForestValidParams, MaxSamples};
 use super::random::NumpyRandom;
 use super::tree::{Growth, Tree, Trees};
+use super::{as_f32, as_f64};
 
 /// A fitted isolation forest.
 ///
@@ -37,8 +38,6 @@ use super::tree::{Growth, Tree, Trees};
 pub struct IsolationForest {
     fitted: Stored,
     evaluator: Evaluator,
-    /// What scores divide the sum of path lengths by.
-    denominator: f64,
 }
 
 /// All that is learnt; the rest of a forest follows from it.
@@ -89,8 +88,11 @@ impl IsolationForest {
 
     fn from_stored(fitted: Stored) -> Self {
         Self {
-            evaluator: Evaluator::new(&fitted.trees),
-            denominator: fitted.trees.len() as f64 * average_path_length(fitted.max_samples),
+            evaluator: Evaluator::new(
+                &fitted.trees,
+                fitted.n_features as usize,
+                fitted.max_samples,
+            ),
             fitted,
         }
     }
@@ -139,7 +141,7 @@ impl IsolationForest {
     ///
     /// [`ScoreError`] when the rows have another number of features than the forest, or one is
     /// not finite.
-    pub fn score_samples<F: Float, D: Data<Elem = F>>(
+    pub fn score_samples<F: Float, D: Data<Elem = F> + Sync>(
         &self,
         rows: &ArrayBase<D, Ix2>,
     ) -> Result<Array1<f64>, ScoreError> {
@@ -151,12 +153,9 @@ impl IsolationForest {
                 value,
             });
         }
-        let mut buffer = Vec::with_capacity(self.n_features());
-        Ok(rows
-            .rows()
-            .into_iter()
-            .map(|row| self.score(row, &mut buffer))
-            .collect())
+        let mut scores = vec![0.0; rows.nrows()];
+        self.evaluator.score_samples(rows, &mut scores);
+        Ok(Array1::from(scores))
     }
 
     /// PyOD's `decision_function`: greater is more abnormal; compare it with
@@ -165,7 +164,7 @@ impl IsolationForest {
     /// # Errors
     ///
     /// As [`score_samples`](Self::score_samples).
-    pub fn decision_function<F: Float, D: Data<Elem = F>>(
+    pub fn decision_function<F: Float, D: Data<Elem = F> + Sync>(
         &self,
         rows: &ArrayBase<D, Ix2>,
     ) -> Result<Array1<f64>, ScoreError> {
@@ -189,8 +188,7 @@ impl IsolationForest {
                 value: row[feature],
             });
         }
-        let score = self.score(ArrayView1::from(row), &mut Vec::with_capacity(row.len()));
-        Ok(self.decision(score))
+        Ok(self.decision(self.evaluator.score_one(row)))
     }
 
     /// Whether a value of the decision function marks an anomaly.
@@ -210,22 +208,6 @@ impl IsolationForest {
     fn decision(&self, score: f64) -> f64 {
         -(score - self.fitted.offset)
     }
-
-    fn score<F: Float>(&self, row: ArrayView1<'_, F>, buffer: &mut Vec<f32>) -> f64 {
-        buffer.clear();
-        buffer.extend(row.iter().map(|&value| as_f32(value)));
-        -anomaly_score(self.evaluator.path_length_sum(buffer), self.denominator)
-    }
-}
-
-/// The nearest `f32`; a magnitude beyond its range becomes infinite.
-fn as_f32<F: Float>(value: F) -> f32 {
-    as_f64(value) as f32
-}
-
-fn as_f64<F: Float>(value: F) -> f64 {
-    // Every linfa float is f32 or f64, so this cannot fail; NaN would be refused by the callers.
-    value.to_f64().unwrap_or(f64::NAN)
 }
 
 fn first_not_finite<F: Float, D: Data<Elem = F>>(
@@ -236,7 +218,7 @@ fn first_not_finite<F: Float, D: Data<Elem = F>>(
         .find(|(_, _, value)| !value.is_finite())
 }
 
-impl<F: Float, D: Data<Elem = F>, T> Fit<ArrayBase<D, Ix2>, T, FitError>
+impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
     for IsolationForestValidParams
 {
     type Object = IsolationForest;
@@ -287,12 +269,8 @@ impl<F: Float, D: Data<Elem = F>, T> Fit<ArrayBase<D, Ix2>, T, FitError>
             threshold: 0.0,
         });
 
-        let mut buffer = Vec::with_capacity(rows.ncols());
-        let mut scores: Vec<f64> = rows
-            .rows()
-            .into_iter()
-            .map(|row| forest.score(row, &mut buffer))
-            .collect();
+        let mut scores = vec![0.0; rows.nrows()];
+        forest.evaluator.score_samples(rows, &mut scores);
         // The products are PyOD's and scikit-learn's own; their rounding matters.
         let contamination = self.contamination();
         forest.fitted.offset = percentile(&mut scores, 100.0 * contamination);
@@ -348,7 +326,7 @@ fn percentile(values: &mut [f64], q: f64) -> f64 {
 /// Labels: `true` for an anomaly. A row that cannot be scored, because it is not finite or has
 /// another number of features than the forest, is labelled an anomaly: nothing unknown passes as
 /// normal. Use [`IsolationForest::decision_function`] to have such rows refused instead.
-impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, Array1<bool>>
+impl<F: Float, D: Data<Elem = F> + Sync> PredictInplace<ArrayBase<D, Ix2>, Array1<bool>>
     for IsolationForest
 {
     fn predict_inplace<'a>(&'a self, rows: &'a ArrayBase<D, Ix2>, labels: &mut Array1<bool>) {
@@ -363,27 +341,26 @@ impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, Array1<bool>
 
 /// The decision function, as [`IsolationForest::decision_function`]; NaN for a row that cannot be
 /// scored, because it is not finite or has another number of features than the forest.
-impl<F: Float, D: Data<Elem = F>> Transformer<&ArrayBase<D, Ix2>, Array1<f64>> for IsolationForest {
+impl<F: Float, D: Data<Elem = F> + Sync> Transformer<&ArrayBase<D, Ix2>, Array1<f64>>
+    for IsolationForest
+{
     fn transform(&self, rows: &ArrayBase<D, Ix2>) -> Array1<f64> {
-        let mut buffer = Vec::with_capacity(self.n_features());
-        rows.rows()
-            .into_iter()
-            .map(|row| {
-                let scorable =
-                    row.len() == self.n_features() && row.iter().all(|&value| value.is_finite());
-                if scorable {
-                    self.decision(self.score(row, &mut buffer))
-                } else {
-                    f64::NAN
-                }
-            })
-            .collect()
+        if let Ok(decisions) = self.decision_function(rows) {
+            return decisions;
+        }
+        // Row by row, since some can be scored.
+        let rows = rows.rows().into_iter();
+        rows.map(|row| {
+            let row: Vec<f64> = row.iter().map(|&value| as_f64(value)).collect();
+            self.decision_function_one(&row).unwrap_or(f64::NAN)
+        })
+        .collect()
     }
 }
 
 /// As for a bare array; the targets are ignored.
-impl<F: Float, D: Data<Elem = F>, T> Transformer<&DatasetBase<ArrayBase<D, Ix2>, T>, Array1<f64>>
-    for IsolationForest
+impl<F: Float, D: Data<Elem = F> + Sync, T>
+    Transformer<&DatasetBase<ArrayBase<D, Ix2>, T>, Array1<f64>> for IsolationForest
 {
     fn transform(&self, dataset: &DatasetBase<ArrayBase<D, Ix2>, T>) -> Array1<f64> {
         self.transform(dataset.records())

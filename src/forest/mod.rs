@@ -24,3 +24,13 @@ pub use error::{FitError, ParamsError, ScoreError};
 pub use hyperparams::{IsolationForestParams, IsolationForestValidParams, MaxSamples};
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
+
+/// The nearest `f32`; a magnitude beyond its range becomes infinite.
+fn as_f32<F: linfa::Float>(value: F) -> f32 {
+    as_f64(value) as f32
+}
+
+fn as_f64<F: linfa::Float>(value: F) -> f64 {
+    // Every linfa float is f32 or f64, so this never fails.
+    value.to_f64().unwrap_or(f64::NAN)
+}

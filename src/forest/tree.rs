@@ -58,6 +58,22 @@ impl<'a> Tree<'a> {
         (self.feature[node] != LEAF).then(|| (node + 1, self.right[node] as usize))
     }
 
+    /// Whether the nodes stand in depth-first order, each reached once.
+    fn is_sound(&self, n_features: usize) -> bool {
+        // Where the right children of the nodes above must stand.
+        let mut rights = Vec::new();
+        (0..self.node_count()).all(|node| match (self.split(node), self.children(node)) {
+            (Some((feature, threshold)), Some((_, right))) => {
+                rights.push(right);
+                feature < n_features && threshold.is_finite()
+            }
+            _ => match rights.pop() {
+                Some(right) => right == node + 1 && right < self.node_count(),
+                None => node + 1 == self.node_count(),
+            },
+        })
+    }
+
     /// How many of the tree's rows reached each node.
     pub fn n_node_samples(&self) -> &'a [u32] {
         self.n_node_samples
@@ -100,17 +116,7 @@ impl Trees {
         same_lengths.iter().all(|&len| len == nodes)
             && ends_ascend
             && start as usize == nodes
-            && self.iter().all(|tree| {
-                (0..tree.node_count()).all(|node| match (tree.split(node), tree.children(node)) {
-                    (Some((feature, threshold)), Some((left, right))) => {
-                        feature < n_features
-                            && threshold.is_finite()
-                            && left < right
-                            && right < tree.node_count()
-                    }
-                    _ => true,
-                })
-            })
+            && self.iter().all(|tree| tree.is_sound(n_features))
     }
 
     fn push(&mut self, feature: u32, threshold: f64, n_node_samples: u32) {

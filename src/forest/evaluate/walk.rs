@@ -1,0 +1,73 @@
+//! Trees as they grew, walked one after the other.
+
+use super::{PathLengths, depths, f32_not_above};
+use crate::forest::tree::Trees;
+
+/// What stands in a leaf's place of a feature.
+const LEAF: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    threshold: f32,
+    feature: u32,
+    /// Index of the right child, the left one being the next node; or of a leaf's length.
+    right: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Walk {
+    nodes: Vec<Node>,
+    roots: Vec<u32>,
+    lengths: Vec<f64>,
+}
+
+impl Walk {
+    pub(super) fn new(trees: &Trees) -> Self {
+        let path_lengths = PathLengths::new();
+        let mut walk = Self {
+            nodes: Vec::new(),
+            roots: Vec::with_capacity(trees.len()),
+            lengths: Vec::new(),
+        };
+        for tree in trees.iter() {
+            let root = walk.nodes.len() as u32;
+            walk.roots.push(root);
+            let depths = depths(&tree);
+            for node in 0..tree.node_count() {
+                walk.nodes
+                    .push(match (tree.split(node), tree.children(node)) {
+                        (Some((feature, threshold)), Some((_, right))) => Node {
+                            threshold: f32_not_above(threshold),
+                            feature: feature as u32,
+                            right: root + right as u32,
+                        },
+                        _ => {
+                            let rows = tree.n_node_samples()[node];
+                            walk.lengths.push(path_lengths.of(depths[node], rows));
+                            Node {
+                                threshold: 0.0,
+                                feature: LEAF,
+                                right: walk.lengths.len() as u32 - 1,
+                            }
+                        }
+                    });
+            }
+        }
+        walk
+    }
+
+    /// The sum of one row's path lengths, added in the order of the trees.
+    pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
+        self.roots.iter().fold(0.0, |sum, &root| {
+            let mut at = root;
+            loop {
+                let node = self.nodes[at as usize];
+                if node.feature == LEAF {
+                    return sum + self.lengths[node.right as usize];
+                }
+                let left = row[node.feature as usize] <= node.threshold;
+                at = if left { at + 1 } else { node.right };
+            }
+        })
+    }
+}
