@@ -25,6 +25,8 @@
 //!
 //! beside them [`readings`]: what a server is first trained on.
 
+#![forbid(unsafe_code)]
+
 pub mod detector;
 pub mod forest;
 pub mod http;

@@ -1,5 +1,7 @@
 //! The command `iforest-server`: reads its settings, trains a first model, serves.
 
+#![forbid(unsafe_code)]
+
 mod config;
 mod telemetry;
 

@@ -1,179 +1,11 @@
-//! Isolation trees in flat arrays, grown exactly as scikit-learn grows them.
+//! Growth as in scikit-learn, draw by draw and sum by sum.
 //!
-//! An isolation tree is scikit-learn's `ExtraTreeRegressor(max_features=1, splitter="random")`
-//! fitted to targets that are drawn at random: each node draws a feature and a threshold between
-//! that feature's extremes (Liu, Ting and Zhou, "Isolation Forest", 2008). Which trees come out
-//! depends on the number and order of random draws, on the order of the rows within a node, and in
-//! rare cases on the random targets themselves (see [`Impurity`]); so the feature loop, the
-//! partition and the sums below follow scikit-learn step by step.
+//! Which tree comes out depends on the number and order of random draws, on the order of the rows
+//! within a node, and in rare cases on the random targets themselves (see [`Impurity`]); so the
+//! feature loop, the partition and the sums below follow scikit-learn step by step.
 
-use serde::{Deserialize, Serialize};
-
-use super::error::FitError;
-use super::random::{SplitterRandom, sample_without_replacement};
-
-/// What stands in a leaf's place of a feature.
-pub(super) const LEAF: u32 = u32::MAX;
-
-/// A feature whose values in a node differ by no more than this cannot split the node.
-const FEATURE_THRESHOLD: f32 = 1e-7;
-
-/// All trees of a forest, one behind the other, each in depth-first order: the left child of node
-/// `i` is `i + 1`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Trees {
-    /// Where each tree ends.
-    ends: Vec<u32>,
-    feature: Vec<u32>,
-    threshold: Vec<f64>,
-    /// Counted from the root of the node's own tree.
-    right: Vec<u32>,
-    n_node_samples: Vec<u32>,
-}
-
-/// One tree: parallel arrays, a node being an index into each. Node 0 is the root.
-#[derive(Debug, Clone, Copy)]
-pub struct Tree<'a> {
-    feature: &'a [u32],
-    threshold: &'a [f64],
-    right: &'a [u32],
-    n_node_samples: &'a [u32],
-}
-
-impl<'a> Tree<'a> {
-    /// Number of nodes.
-    pub fn node_count(&self) -> usize {
-        self.feature.len()
-    }
-
-    /// The feature that splits a node and the threshold up to which a value goes left; `None` for
-    /// a leaf.
-    pub fn split(&self, node: usize) -> Option<(usize, f64)> {
-        let feature = self.feature[node];
-        (feature != LEAF).then(|| (feature as usize, self.threshold[node]))
-    }
-
-    /// The children of a node, left and right; `None` for a leaf.
-    pub fn children(&self, node: usize) -> Option<(usize, usize)> {
-        (self.feature[node] != LEAF).then(|| (node + 1, self.right[node] as usize))
-    }
-
-    /// Whether the nodes stand in depth-first order, each reached once.
-    fn is_sound(&self, n_features: usize) -> bool {
-        // Where the right children of the nodes above must stand.
-        let mut rights = Vec::new();
-        (0..self.node_count()).all(|node| match (self.split(node), self.children(node)) {
-            (Some((feature, threshold)), Some((_, right))) => {
-                rights.push(right);
-                feature < n_features && threshold.is_finite()
-            }
-            _ => match rights.pop() {
-                Some(right) => right == node + 1 && right < self.node_count(),
-                None => node + 1 == self.node_count(),
-            },
-        })
-    }
-
-    /// How many of the tree's rows reached each node.
-    pub fn n_node_samples(&self) -> &'a [u32] {
-        self.n_node_samples
-    }
-}
-
-impl Trees {
-    pub(super) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = Tree<'_>> {
-        (0..self.len()).map(|i| {
-            let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-            let nodes = start..self.ends[i] as usize;
-            Tree {
-                feature: &self.feature[nodes.clone()],
-                threshold: &self.threshold[nodes.clone()],
-                right: &self.right[nodes.clone()],
-                n_node_samples: &self.n_node_samples[nodes],
-            }
-        })
-    }
-
-    /// Whether every index leads where it may, so that trees read from outside cannot cause a
-    /// panic or an endless walk.
-    pub(super) fn is_sound(&self, n_features: usize) -> bool {
-        let nodes = self.feature.len();
-        let same_lengths = [
-            self.threshold.len(),
-            self.right.len(),
-            self.n_node_samples.len(),
-        ];
-        let mut start = 0;
-        let ends_ascend = self.ends.iter().all(|&end| {
-            let ascends = end > start;
-            start = end;
-            ascends
-        });
-        same_lengths.iter().all(|&len| len == nodes)
-            && ends_ascend
-            && start as usize == nodes
-            && self.iter().all(|tree| tree.is_sound(n_features))
-    }
-
-    fn push(&mut self, feature: u32, threshold: f64, n_node_samples: u32) {
-        self.feature.push(feature);
-        self.threshold.push(threshold);
-        self.right.push(0);
-        self.n_node_samples.push(n_node_samples);
-    }
-}
-
-/// What the trees of one forest have in common.
-pub(super) struct Growth<'a, V> {
-    /// The value of a row and a feature.
-    pub(super) value: V,
-    /// One random target per row.
-    pub(super) targets: &'a [f64],
-    pub(super) n_rows: u32,
-    pub(super) n_features: u32,
-    pub(super) max_samples: u32,
-}
-
-impl<V: Fn(u32, u32) -> f32> Growth<'_, V> {
-    /// Grows one tree for each seed.
-    pub(super) fn grow(&self, seeds: &[u32]) -> Result<Trees, FitError> {
-        let mut trees = Trees::default();
-        let mut grower = Grower::default();
-        for &seed in seeds {
-            self.draw_rows(seed, &mut grower);
-            let root = trees.feature.len();
-            grower.grow(seed, self.n_features, self.max_depth(), root, &mut trees);
-            let end = trees.feature.len();
-            trees
-                .ends
-                .push(u32::try_from(end).map_err(|_| FitError::TooLarge("the number of nodes"))?);
-        }
-        Ok(trees)
-    }
-
-    /// `ceil(log2(max(max_samples, 2)))`.
-    fn max_depth(&self) -> u32 {
-        self.max_samples.max(2).next_power_of_two().trailing_zeros()
-    }
-
-    /// Copies the rows that the tree draws, feature by feature, so that growth touches nothing
-    /// else.
-    fn draw_rows(&self, seed: u32, grower: &mut Grower) {
-        let rows = sample_without_replacement(seed, self.n_rows, self.max_samples);
-        grower.values.clear();
-        for feature in 0..self.n_features {
-            let column = rows.iter().map(|&row| (self.value)(row, feature));
-            grower.values.extend(column);
-        }
-        grower.targets.clear();
-        let targets = rows.iter().map(|&row| self.targets[row as usize]);
-        grower.targets.extend(targets);
-    }
-}
+use super::{FEATURE_THRESHOLD, LEAF, Trees};
+use crate::forest::random::SplitterRandom;
 
 /// A node that waits to be grown: rows `start..end` of the order, at a depth.
 struct Pending {
@@ -189,7 +21,7 @@ struct Pending {
 
 /// Grows one tree at a time; its buffers serve for the next.
 #[derive(Default)]
-struct Grower {
+pub(super) struct Grower {
     /// The tree's rows, feature by feature.
     values: Vec<f32>,
     targets: Vec<f64>,
@@ -209,8 +41,21 @@ struct Split {
 }
 
 impl Grower {
-    fn grow(&mut self, seed: u32, n_features: u32, max_depth: u32, root: usize, trees: &mut Trees) {
-        let mut random = SplitterRandom::new(seed);
+    /// `values` come feature by feature.
+    pub(super) fn grow(
+        &mut self,
+        values: impl Iterator<Item = f32>,
+        targets: impl Iterator<Item = f64>,
+        n_features: u32,
+        mut random: SplitterRandom,
+        max_depth: u32,
+        trees: &mut Trees,
+    ) {
+        self.values.clear();
+        self.values.extend(values);
+        self.targets.clear();
+        self.targets.extend(targets);
+        let root = trees.node_count();
         let n_rows = self.targets.len();
         self.order.clear();
         self.order.extend((0..n_rows).map(|row| row as u32));
@@ -229,7 +74,7 @@ impl Grower {
         });
 
         while let Some(node) = self.stack.pop() {
-            let id = trees.feature.len();
+            let id = trees.node_count();
             if let Some(parent) = node.right_of {
                 trees.right[parent] = (id - root) as u32;
             }
@@ -298,12 +143,7 @@ impl Grower {
             rest_end -= 1;
             self.features.swap(rest_end, pick);
 
-            let (low, high) = (f64::from(min), f64::from(max));
-            let draw = f64::from(random.next());
-            let mut threshold = (high - low) * draw / f64::from(SplitterRandom::MAX) + low;
-            if threshold == high {
-                threshold = low;
-            }
+            let threshold = random.threshold(min, max);
             let middle = self.partition(feature, threshold, node);
             // Only infinities, which make the threshold NaN, leave a side empty.
             if middle > node.start && middle < node.end {
@@ -360,9 +200,10 @@ impl Grower {
 /// The variance of the random targets in a node, to the rounding error.
 ///
 /// It plays no part in where a tree splits, but scikit-learn ends a branch where it is zero up to
-/// a tolerance, or where a split would make it greater. Among random targets that happens about
-/// once in a thousand forests, when two neighbours have nearly equal targets; and then what decides
-/// is the rounding error of these very sums. So they are added in scikit-learn's order.
+/// a tolerance, or where a split would make it greater. Among random targets that happens when
+/// neighbours have nearly equal ones (in about two of 100,000 forests of one feature, and more often
+/// with more features); and then what decides is the rounding error of these very sums. So they are
+/// added in scikit-learn's order.
 struct Impurity {
     n: f64,
     sum: f64,

@@ -1,0 +1,239 @@
+//! Isolation trees in flat arrays, grown exactly as scikit-learn grows them.
+//!
+//! An isolation tree is scikit-learn's `ExtraTreeRegressor(max_features=1, splitter="random")`
+//! fitted to targets that are drawn at random: each node draws a feature and a threshold between
+//! that feature's extremes (Liu, Ting and Zhou, "Isolation Forest", 2008).
+//!
+//! * [`exact`] follows scikit-learn step by step, for any number of features.
+//! * [`sorted`] grows the same trees over one feature from sorted values, several times as fast. In
+//!   the rare case where rounding errors would decide, it stands back for [`exact`].
+
+mod exact;
+mod sorted;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::error::FitError;
+use super::random::{RowSampler, SplitterRandom, splitter_states};
+
+/// What stands in a leaf's place of a feature.
+const LEAF: u32 = u32::MAX;
+
+/// A feature whose values in a node differ by no more than this cannot split the node.
+const FEATURE_THRESHOLD: f32 = 1e-7;
+
+/// All trees of a forest, one behind the other, each in depth-first order: the left child of node
+/// `i` is `i + 1`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Trees {
+    /// Where each tree ends.
+    ends: Vec<u32>,
+    feature: Vec<u32>,
+    threshold: Vec<f64>,
+    /// Counted from the root of the node's own tree.
+    right: Vec<u32>,
+    n_node_samples: Vec<u32>,
+}
+
+/// One tree: parallel arrays, a node being an index into each. Node 0 is the root.
+#[derive(Debug, Clone, Copy)]
+pub struct Tree<'a> {
+    feature: &'a [u32],
+    threshold: &'a [f64],
+    right: &'a [u32],
+    n_node_samples: &'a [u32],
+}
+
+impl<'a> Tree<'a> {
+    /// Number of nodes.
+    pub fn node_count(&self) -> usize {
+        self.feature.len()
+    }
+
+    /// The feature that splits a node and the threshold up to which a value goes left; `None` for
+    /// a leaf.
+    pub fn split(&self, node: usize) -> Option<(usize, f64)> {
+        let feature = self.feature[node];
+        (feature != LEAF).then(|| (feature as usize, self.threshold[node]))
+    }
+
+    /// The children of a node, left and right; `None` for a leaf.
+    pub fn children(&self, node: usize) -> Option<(usize, usize)> {
+        (self.feature[node] != LEAF).then(|| (node + 1, self.right[node] as usize))
+    }
+
+    /// Whether the nodes stand in depth-first order, each reached once.
+    fn is_sound(&self, n_features: usize) -> bool {
+        // Where the right children of the nodes above must stand.
+        let mut rights = Vec::new();
+        (0..self.node_count()).all(|node| match (self.split(node), self.children(node)) {
+            (Some((feature, threshold)), Some((_, right))) => {
+                rights.push(right);
+                feature < n_features && threshold.is_finite()
+            }
+            _ => match rights.pop() {
+                Some(right) => right == node + 1 && right < self.node_count(),
+                None => node + 1 == self.node_count(),
+            },
+        })
+    }
+
+    /// How many of the tree's rows reached each node.
+    pub fn n_node_samples(&self) -> &'a [u32] {
+        self.n_node_samples
+    }
+}
+
+impl Trees {
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = Tree<'_>> {
+        (0..self.len()).map(|i| {
+            let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+            let nodes = start..self.ends[i] as usize;
+            Tree {
+                feature: &self.feature[nodes.clone()],
+                threshold: &self.threshold[nodes.clone()],
+                right: &self.right[nodes.clone()],
+                n_node_samples: &self.n_node_samples[nodes],
+            }
+        })
+    }
+
+    /// Whether every index leads where it may, so that trees read from outside cannot cause a
+    /// panic or an endless walk.
+    pub(super) fn is_sound(&self, n_features: usize) -> bool {
+        let nodes = self.feature.len();
+        let same_lengths = [
+            self.threshold.len(),
+            self.right.len(),
+            self.n_node_samples.len(),
+        ];
+        let mut start = 0;
+        let ends_ascend = self.ends.iter().all(|&end| {
+            let ascends = end > start;
+            start = end;
+            ascends
+        });
+        same_lengths.iter().all(|&len| len == nodes)
+            && ends_ascend
+            && start as usize == nodes
+            && self.iter().all(|tree| tree.is_sound(n_features))
+    }
+
+    fn push(&mut self, feature: u32, threshold: f64, n_node_samples: u32) {
+        self.feature.push(feature);
+        self.threshold.push(threshold);
+        self.right.push(0);
+        self.n_node_samples.push(n_node_samples);
+    }
+
+    fn node_count(&self) -> usize {
+        self.feature.len()
+    }
+
+    /// Takes back the nodes from `node_count` on.
+    fn truncate(&mut self, node_count: usize) {
+        self.feature.truncate(node_count);
+        self.threshold.truncate(node_count);
+        self.right.truncate(node_count);
+        self.n_node_samples.truncate(node_count);
+    }
+
+    /// Puts other trees behind.
+    fn append(&mut self, mut other: Self) -> Result<(), FitError> {
+        let start = self.node_count();
+        for end in other.ends {
+            self.ends.push(narrow_node(start + end as usize)?);
+        }
+        self.feature.append(&mut other.feature);
+        self.threshold.append(&mut other.threshold);
+        self.right.append(&mut other.right);
+        self.n_node_samples.append(&mut other.n_node_samples);
+        Ok(())
+    }
+}
+
+fn narrow_node(node: usize) -> Result<u32, FitError> {
+    u32::try_from(node).map_err(|_| FitError::TooLarge("the number of nodes"))
+}
+
+/// What the trees of one forest have in common.
+pub(super) struct Growth<'a, V> {
+    /// The value of a row and a feature.
+    pub(super) value: V,
+    /// One random target per row.
+    pub(super) targets: &'a [f64],
+    pub(super) n_rows: u32,
+    pub(super) n_features: u32,
+    pub(super) max_samples: u32,
+}
+
+/// Forests of fewer rows than this in all their trees are grown by one thread.
+const PARALLEL_FROM: usize = 100 * 1024;
+
+impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
+    /// Grows one tree for each seed. Trees do not depend on each other, so threads share them out.
+    pub(super) fn grow(&self, seeds: &[u32]) -> Result<Trees, FitError> {
+        let seeds: Vec<(u32, u32)> = seeds.iter().copied().zip(splitter_states(seeds)).collect();
+        if seeds.len() * (self.max_samples * self.n_features) as usize <= PARALLEL_FROM {
+            return self.grow_in_turn(&seeds);
+        }
+        let share = seeds.len().div_ceil(4 * rayon::current_num_threads());
+        let parts: Vec<_> = seeds
+            .par_chunks(share)
+            .map(|seeds| self.grow_in_turn(seeds))
+            .collect();
+        parts
+            .into_iter()
+            .try_fold(Trees::default(), |mut all, part| {
+                all.append(part?)?;
+                Ok(all)
+            })
+    }
+
+    /// `seeds` are those of a tree's rows and of its splitter.
+    fn grow_in_turn(&self, seeds: &[(u32, u32)]) -> Result<Trees, FitError> {
+        let mut trees = Trees::default();
+        let mut sampler = RowSampler::new(self.n_rows, self.max_samples);
+        let mut exact = exact::Grower::default();
+        let mut sorted = sorted::Grower::default();
+        for &(seed, state) in seeds {
+            let rows = sampler.draw(seed);
+            let root = trees.node_count();
+            let draws = || SplitterRandom::new(state);
+            let grown = self.n_features == 1 && {
+                let drawn = rows
+                    .iter()
+                    .map(|&row| ((self.value)(row, 0), self.targets[row as usize]));
+                sorted
+                    .grow(drawn, draws(), self.max_depth(), &mut trees)
+                    .is_ok()
+            };
+            if !grown {
+                trees.truncate(root);
+                let values = (0..self.n_features)
+                    .flat_map(|feature| rows.iter().map(move |&row| (self.value)(row, feature)));
+                let targets = rows.iter().map(|&row| self.targets[row as usize]);
+                exact.grow(
+                    values,
+                    targets,
+                    self.n_features,
+                    draws(),
+                    self.max_depth(),
+                    &mut trees,
+                );
+            }
+            trees.ends.push(narrow_node(trees.node_count())?);
+        }
+        Ok(trees)
+    }
+
+    /// `ceil(log2(max(max_samples, 2)))`.
+    fn max_depth(&self) -> u32 {
+        self.max_samples.max(2).next_power_of_two().trailing_zeros()
+    }
+}
