@@ -48,21 +48,26 @@ impl NumpyRandom {
 
 /// `sklearn.utils.random.sample_without_replacement`: distinct rows, in ascending order, since a
 /// tree uses its rows in ascending order whatever the order they were drawn in.
-pub(super) struct RowSampler {
+///
+/// Rows can be given other numbers, which are then what is returned, in ascending order too.
+pub(super) struct RowSampler<'a> {
     population: u32,
     count: u32,
+    numbers: Option<&'a [u32]>,
     permutation: Vec<u32>,
-    /// One bit for each row.
+    /// One bit for each number.
     drawn: Vec<u64>,
     rows: Vec<u32>,
 }
 
-impl RowSampler {
-    /// Draws `count` of `population` rows, of which there must be as many.
-    pub(super) fn new(population: u32, count: u32) -> Self {
+impl<'a> RowSampler<'a> {
+    /// Draws `count` of `population` rows, of which there must be as many. `numbers`, if given, is
+    /// a permutation of the rows.
+    pub(super) fn new(population: u32, count: u32, numbers: Option<&'a [u32]>) -> Self {
         Self {
             population,
             count,
+            numbers,
             permutation: Vec::new(),
             drawn: vec![0; population.div_ceil(64) as usize],
             rows: Vec::with_capacity(count as usize),
@@ -117,20 +122,30 @@ impl RowSampler {
 
     /// Whether the row is new.
     fn insert(&mut self, row: u32) -> bool {
-        let word = &mut self.drawn[row as usize / 64];
-        let bit = 1 << (row % 64);
+        let number = self.numbers.map_or(row, |numbers| numbers[row as usize]);
+        let word = &mut self.drawn[number as usize / 64];
+        let bit = 1 << (number % 64);
         let new = *word & bit == 0;
         *word |= bit;
         new
     }
 
-    /// numpy's `permutation`: a shuffle from the end.
+    /// numpy's `permutation`: a shuffle from the end, with the draws of [`NumpyRandom::up_to`].
     fn permute(&mut self, random: &mut NumpyRandom) {
         self.permutation.clear();
         self.permutation.extend(0..self.population);
-        for i in (1..self.population).rev() {
-            let j = random.up_to(i);
-            self.permutation.swap(i as usize, j as usize);
+        let mut i = self.population - 1;
+        while i > 0 {
+            let mask = u32::MAX >> i.leading_zeros();
+            // While the mask stays the same. A rejected draw swaps nothing instead of taking a
+            // branch, which would be mispredicted every third time.
+            while i > mask >> 1 {
+                let value = random.0.next_u32() & mask;
+                let accepted = value <= i;
+                let j = if accepted { value } else { i };
+                self.permutation.swap(i as usize, j as usize);
+                i -= u32::from(accepted);
+            }
         }
     }
 }
@@ -269,7 +284,7 @@ mod tests {
         ];
         for (population, count, expected) in cases {
             assert_eq!(
-                RowSampler::new(population, count).draw(7),
+                RowSampler::new(population, count, None).draw(7),
                 expected,
                 "{count} of {population}"
             );
@@ -292,10 +307,26 @@ mod tests {
     #[test]
     fn a_sampler_draws_the_same_again() {
         for (population, count) in [(20, 5), (1000, 3), (200, 199), (10, 10)] {
-            let mut sampler = RowSampler::new(population, count);
+            let mut sampler = RowSampler::new(population, count, None);
             let first = sampler.draw(7).to_vec();
             sampler.draw(8);
             assert_eq!(sampler.draw(7), first);
+        }
+    }
+
+    // Rows under other numbers are the same rows.
+    #[test]
+    fn numbers_stand_for_rows() {
+        for (population, count) in [(20, 5), (1000, 3), (200, 199), (10, 10)] {
+            let numbers: Vec<u32> = (0..population).rev().collect();
+            let mut numbered = RowSampler::new(population, count, Some(&numbers));
+            let mut rows: Vec<u32> = numbered
+                .draw(7)
+                .iter()
+                .map(|&n| population - 1 - n)
+                .collect();
+            rows.reverse();
+            assert_eq!(rows, RowSampler::new(population, count, None).draw(7));
         }
     }
 

@@ -1,22 +1,24 @@
 //! A forest over one feature as the step function that it is.
 
-use super::{PathLengths, anomaly_score, depths, f32_not_above};
+use std::ops::Range;
+
+use super::{PathLengths, anomaly_score, f32_not_above};
 use crate::forest::tree::Trees;
 
-/// Buckets for each breakpoint. More of them make fewer comparisons and more cache misses.
+/// Buckets for each breakpoint: with so many most hold none or one.
 const BUCKETS_PER_BREAKPOINT: usize = 2;
 
-/// In buckets of up to this many breakpoints a search one by one is faster than a binary one.
-const LINEAR: usize = 8;
+/// As many breakpoints are compared at once, without a branch; buckets that hold more are searched.
+const PROBES: usize = 8;
 
 /// Constant between breakpoints. A table of equally wide buckets in front of them leads near the
 /// right one, so that a look-up takes a few nanoseconds whatever their number.
 #[derive(Debug, Clone)]
 pub(super) struct StepFunction {
-    /// Ascending and distinct. A value up to the `i`-th, and above the one before it, lies in
-    /// interval `i`.
+    /// Ascending and distinct, then [`PROBES`] times infinity. A value up to the `i`-th, and above
+    /// the one before it, lies in interval `i`.
     breakpoints: Vec<f32>,
-    /// The anomaly score in each interval; one more than breakpoints.
+    /// The anomaly score in each interval.
     scores: Vec<f64>,
     buckets: Buckets,
 }
@@ -26,49 +28,39 @@ impl StepFunction {
     /// from data.
     pub(super) fn new(trees: &Trees, denominator: f64) -> Option<Self> {
         let leaves = Leaves::of(trees)?;
-        let (breakpoints, buckets) = sorted(&leaves.upper);
-        let mut step = Self {
-            scores: vec![0.0; breakpoints.len() + 1],
-            breakpoints,
-            buckets,
-        };
+        let (breakpoints, buckets, intervals) = sorted(&leaves);
+        let mut scores = vec![0.0; breakpoints.len() - PROBES + 1];
         // Tree by tree, so that each interval's sum is added in the order of the trees.
         let mut start = 0;
-        for (&upper, &length) in leaves.upper.iter().zip(&leaves.length) {
-            let end = match upper {
-                f32::INFINITY => step.scores.len(),
-                upper => step.interval(upper) + 1,
-            };
-            for sum in &mut step.scores[start..end] {
+        for (interval, &length) in intervals.into_iter().zip(&leaves.length) {
+            let end = (interval as usize + 1).min(scores.len());
+            for sum in &mut scores[start..end] {
                 *sum += length;
             }
-            start = if upper == f32::INFINITY { 0 } else { end };
+            start = if end == scores.len() { 0 } else { end };
         }
-        for score in &mut step.scores {
+        for score in &mut scores {
             *score = anomaly_score(*score, denominator);
         }
-        Some(step)
+        Some(Self {
+            breakpoints,
+            scores,
+            buckets,
+        })
     }
 
     /// The anomaly score of a value, which is not NaN.
     pub(super) fn score(&self, value: f32) -> f64 {
-        self.scores[self.interval(value)]
-    }
-
-    /// How many breakpoints lie below a value.
-    fn interval(&self, value: f32) -> usize {
-        let range = self.buckets.range(value);
-        let candidates = &self.breakpoints[range.clone()];
-        let below = if candidates.len() <= LINEAR {
-            let mut below = 0;
-            while below < candidates.len() && candidates[below] < value {
-                below += 1;
-            }
-            below
+        let bucket = self.buckets.range(value);
+        let below = if bucket.len() <= PROBES {
+            // Breakpoints of later buckets are not below the value and count for nothing.
+            let probes = &self.breakpoints[bucket.start..bucket.start + PROBES];
+            let below = probes.iter().map(|&b| u32::from(b < value));
+            below.sum::<u32>() as usize
         } else {
-            candidates.partition_point(|&breakpoint| breakpoint < value)
+            self.breakpoints[bucket.clone()].partition_point(|&b| b < value)
         };
-        range.start + below
+        self.scores[bucket.start + below]
     }
 }
 
@@ -77,90 +69,97 @@ struct Leaves {
     /// The greatest value that reaches the leaf; infinite for the last of a tree.
     upper: Vec<f32>,
     length: Vec<f64>,
+    /// The least and greatest of the finite ones, the other way round where there are none.
+    range: (f32, f32),
 }
 
 impl Leaves {
     fn of(trees: &Trees) -> Option<Self> {
         let lengths = PathLengths::new();
-        let mut leaves = Self {
-            upper: Vec::new(),
-            length: Vec::new(),
-        };
-        // Thresholds on the path to the node that are to its right.
-        let mut open = Vec::new();
+        let leaf_count = trees.iter().map(|tree| tree.node_count() / 2 + 1).sum();
+        let mut upper_ends = Vec::with_capacity(leaf_count);
+        let mut length = Vec::with_capacity(leaf_count);
+        let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
+        // Thresholds above the node that are to its right, and how deep they stand.
+        let mut open: Vec<(f32, u32)> = Vec::new();
         for tree in trees.iter() {
-            let depths = depths(&tree);
+            let mut depth = 0;
             let mut last = None;
-            for node in 0..tree.node_count() {
-                match tree.split(node) {
-                    // The left child comes next; -0 and 0 are one breakpoint.
-                    Some((_, threshold)) => open.push(f32_not_above(threshold) + 0.0),
-                    None => {
-                        let upper = open.pop().unwrap_or(f32::INFINITY);
-                        if last.is_some_and(|last| upper <= last) {
-                            return None;
-                        }
-                        last = Some(upper);
-                        let rows = tree.n_node_samples()[node];
-                        leaves.upper.push(upper);
-                        leaves.length.push(lengths.of(depths[node], rows));
-                    }
+            for (node, &rows) in tree.n_node_samples().iter().enumerate() {
+                if let Some((_, threshold)) = tree.split(node) {
+                    // The left child comes next. -0 and 0 are one breakpoint.
+                    open.push((f32_not_above(threshold) + 0.0, depth));
+                    depth += 1;
+                    continue;
                 }
+                length.push(lengths.of(depth, rows));
+                let Some((upper, depth_above)) = open.pop() else {
+                    upper_ends.push(f32::INFINITY);
+                    continue;
+                };
+                if last.is_some_and(|last| upper <= last) || upper == f32::INFINITY {
+                    return None;
+                }
+                low = low.min(upper);
+                high = high.max(upper);
+                last = Some(upper);
+                upper_ends.push(upper);
+                depth = depth_above + 1;
             }
         }
-        Some(leaves)
+        Some(Self {
+            upper: upper_ends,
+            length,
+            range: (low, high),
+        })
     }
 }
 
-/// Sorts thresholds without their repetitions and infinities, and builds the table in front.
-fn sorted(thresholds: &[f32]) -> (Vec<f32>, Buckets) {
-    let finite = || thresholds.iter().copied().filter(|t| *t < f32::INFINITY);
-    let mut buckets = Buckets {
-        low: finite().fold(f32::INFINITY, f32::min),
-        per_unit: 0.0,
-        starts: vec![0; BUCKETS_PER_BREAKPOINT * thresholds.len() + 2],
+/// The breakpoints, the table in front of them, and for each leaf the interval it ends in
+/// (beyond all for the last leaf of a tree).
+fn sorted(leaves: &Leaves) -> (Vec<f32>, Buckets, Vec<u32>) {
+    let finite = || {
+        let upper = leaves.upper.iter().copied().enumerate();
+        upper.filter(|(_, upper)| *upper < f32::INFINITY)
     };
-    let high = finite().fold(f32::NEG_INFINITY, f32::max);
-    let last = buckets.starts.len() - 2;
-    let per_unit = last as f32 / (high - buckets.low);
-    if per_unit.is_finite() {
-        buckets.per_unit = per_unit;
-    }
+    let (mut buckets, last) = Buckets::new(leaves.range, leaves.upper.len());
 
-    // Counting sort by bucket; then by value within buckets, most of which hold one or two.
-    for threshold in finite() {
-        let bucket = buckets.of(threshold);
+    // Counting sort by bucket, then by value within buckets.
+    for (_, upper) in finite() {
+        let bucket = buckets.of(upper);
         buckets.starts[bucket + 1] += 1;
     }
-    for i in 1..buckets.starts.len() {
-        buckets.starts[i] += buckets.starts[i - 1];
+    for i in 0..=last {
+        buckets.starts[i + 1] += buckets.starts[i];
     }
     let mut next = buckets.starts.clone();
-    let mut sorted = vec![0.0; next[last + 1] as usize];
-    for threshold in finite() {
-        let slot = &mut next[buckets.of(threshold)];
-        sorted[*slot as usize] = threshold;
+    let mut sorted = vec![(0.0f32, 0u32); next[last + 1] as usize];
+    for (leaf, upper) in finite() {
+        let slot = &mut next[buckets.of(upper)];
+        sorted[*slot as usize] = (upper, leaf as u32);
         *slot += 1;
     }
-    let mut kept = 0;
+    let mut intervals = vec![u32::MAX - 1; leaves.upper.len()];
+    let mut breakpoints: Vec<f32> = Vec::with_capacity(sorted.len() + PROBES);
     let mut start = 0;
     for bucket in 0..=last {
         let end = buckets.starts[bucket + 1] as usize;
-        if end - start > 1 {
-            sorted[start..end].sort_unstable_by(f32::total_cmp);
+        buckets.starts[bucket] = breakpoints.len() as u32;
+        let members = &mut sorted[start..end];
+        if members.len() > 1 {
+            members.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         }
-        buckets.starts[bucket] = kept as u32;
-        for i in start..end {
-            if kept == 0 || sorted[kept - 1] != sorted[i] {
-                sorted[kept] = sorted[i];
-                kept += 1;
+        for &(upper, leaf) in &*members {
+            if breakpoints.last() != Some(&upper) {
+                breakpoints.push(upper);
             }
+            intervals[leaf as usize] = breakpoints.len() as u32 - 1;
         }
         start = end;
     }
-    buckets.starts[last + 1] = kept as u32;
-    sorted.truncate(kept);
-    (sorted, buckets)
+    buckets.starts[last + 1] = breakpoints.len() as u32;
+    breakpoints.extend([f32::INFINITY; PROBES]);
+    (breakpoints, buckets, intervals)
 }
 
 /// Equally wide stretches of the values from the first breakpoint to the last.
@@ -173,6 +172,18 @@ struct Buckets {
 }
 
 impl Buckets {
+    /// Empty buckets, and the index of the last.
+    fn new((low, high): (f32, f32), breakpoints: usize) -> (Self, usize) {
+        let last = BUCKETS_PER_BREAKPOINT * breakpoints;
+        let per_unit = last as f32 / (high - low);
+        let buckets = Self {
+            low,
+            per_unit: if per_unit.is_finite() { per_unit } else { 0.0 },
+            starts: vec![0; last + 2],
+        };
+        (buckets, last)
+    }
+
     /// Never falls as the value rises, rounding included: so a breakpoint in an earlier bucket than
     /// a value's is below the value, and one in a later bucket above it.
     fn of(&self, value: f32) -> usize {
@@ -182,7 +193,7 @@ impl Buckets {
     }
 
     /// The breakpoints in a value's bucket.
-    fn range(&self, value: f32) -> std::ops::Range<usize> {
+    fn range(&self, value: f32) -> Range<usize> {
         let bucket = self.of(value);
         self.starts[bucket] as usize..self.starts[bucket + 1] as usize
     }

@@ -124,6 +124,16 @@ impl Trees {
             && self.iter().all(|tree| tree.is_sound(n_features))
     }
 
+    fn with_capacity(nodes: usize) -> Self {
+        Self {
+            ends: Vec::new(),
+            feature: Vec::with_capacity(nodes),
+            threshold: Vec::with_capacity(nodes),
+            right: Vec::with_capacity(nodes),
+            n_node_samples: Vec::with_capacity(nodes),
+        }
+    }
+
     fn push(&mut self, feature: u32, threshold: f64, n_node_samples: u32) {
         self.feature.push(feature);
         self.threshold.push(threshold);
@@ -172,20 +182,29 @@ pub(super) struct Growth<'a, V> {
     pub(super) max_samples: u32,
 }
 
+/// The rows of one feature, sorted by value.
+struct SortedColumn {
+    /// Where each row comes.
+    rank: Vec<u32>,
+    /// Value and target of each rank.
+    rows: Vec<(f32, f64)>,
+}
+
 /// Forests of fewer rows than this in all their trees are grown by one thread.
 const PARALLEL_FROM: usize = 100 * 1024;
 
 impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
     /// Grows one tree for each seed. Trees do not depend on each other, so threads share them out.
     pub(super) fn grow(&self, seeds: &[u32]) -> Result<Trees, FitError> {
+        let column = self.sorted_column();
         let seeds: Vec<(u32, u32)> = seeds.iter().copied().zip(splitter_states(seeds)).collect();
         if seeds.len() * (self.max_samples * self.n_features) as usize <= PARALLEL_FROM {
-            return self.grow_in_turn(&seeds);
+            return self.grow_in_turn(&seeds, column.as_ref());
         }
         let share = seeds.len().div_ceil(4 * rayon::current_num_threads());
         let parts: Vec<_> = seeds
             .par_chunks(share)
-            .map(|seeds| self.grow_in_turn(seeds))
+            .map(|seeds| self.grow_in_turn(seeds, column.as_ref()))
             .collect();
         parts
             .into_iter()
@@ -196,40 +215,61 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
     }
 
     /// `seeds` are those of a tree's rows and of its splitter.
-    fn grow_in_turn(&self, seeds: &[(u32, u32)]) -> Result<Trees, FitError> {
-        let mut trees = Trees::default();
-        let mut sampler = RowSampler::new(self.n_rows, self.max_samples);
+    fn grow_in_turn(
+        &self,
+        seeds: &[(u32, u32)],
+        column: Option<&SortedColumn>,
+    ) -> Result<Trees, FitError> {
+        let (n_rows, max_depth) = (self.n_rows, self.max_depth());
+        // Most trees have about as many nodes as rows.
+        let mut trees = Trees::with_capacity(seeds.len() * self.max_samples as usize);
+        let mut rows = RowSampler::new(n_rows, self.max_samples, None);
+        let numbers = column.map(|column| column.rank.as_slice());
+        let mut ranks = RowSampler::new(n_rows, self.max_samples, numbers);
         let mut exact = exact::Grower::default();
         let mut sorted = sorted::Grower::default();
         for &(seed, state) in seeds {
-            let rows = sampler.draw(seed);
             let root = trees.node_count();
-            let draws = || SplitterRandom::new(state);
-            let grown = self.n_features == 1 && {
-                let drawn = rows
-                    .iter()
-                    .map(|&row| ((self.value)(row, 0), self.targets[row as usize]));
-                sorted
-                    .grow(drawn, draws(), self.max_depth(), &mut trees)
-                    .is_ok()
-            };
+            let random = || SplitterRandom::new(state);
+            let grown = column.is_some_and(|column| {
+                let drawn = ranks.draw(seed).iter();
+                let drawn = drawn.map(|&rank| column.rows[rank as usize]);
+                let grown = sorted.grow(drawn, random(), max_depth, &mut trees);
+                grown.is_ok()
+            });
             if !grown {
                 trees.truncate(root);
+                let rows = rows.draw(seed);
                 let values = (0..self.n_features)
                     .flat_map(|feature| rows.iter().map(move |&row| (self.value)(row, feature)));
                 let targets = rows.iter().map(|&row| self.targets[row as usize]);
-                exact.grow(
-                    values,
-                    targets,
-                    self.n_features,
-                    draws(),
-                    self.max_depth(),
-                    &mut trees,
-                );
+                let n_features = self.n_features;
+                exact.grow(values, targets, n_features, random(), max_depth, &mut trees);
             }
             trees.ends.push(narrow_node(trees.node_count())?);
         }
         Ok(trees)
+    }
+
+    /// Sorted rows, where trees can be grown from them.
+    fn sorted_column(&self) -> Option<SortedColumn> {
+        if self.n_features > 1 || self.max_samples > sorted::MAX_ROWS {
+            return None;
+        }
+        let mut order: Vec<(f32, u32)> = (0..self.n_rows)
+            .map(|row| ((self.value)(row, 0), row))
+            .collect();
+        order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let mut rank = vec![0; order.len()];
+        for (i, &(_, row)) in order.iter().enumerate() {
+            rank[row as usize] = i as u32;
+        }
+        let rows = order.iter();
+        let rows = rows.map(|&(value, row)| (value, self.targets[row as usize]));
+        Some(SortedColumn {
+            rank,
+            rows: rows.collect(),
+        })
     }
 
     /// `ceil(log2(max(max_samples, 2)))`.

@@ -9,7 +9,7 @@ use super::{FEATURE_THRESHOLD, LEAF, Trees};
 use crate::forest::random::SplitterRandom;
 
 /// For more rows rounding errors grow until most trees would be in doubt.
-const MAX_ROWS: usize = 1024;
+pub(super) const MAX_ROWS: u32 = 1024;
 
 /// The tree cannot be told from the sorted values.
 pub(super) struct Doubt;
@@ -26,7 +26,6 @@ struct Pending {
 /// Grows one tree at a time; its buffers serve for the next.
 #[derive(Default)]
 pub(super) struct Grower {
-    rows: Vec<(f32, f64)>,
     values: Vec<f32>,
     /// Sums of the targets, and of their squares, before each row.
     sums: Vec<(f64, f64)>,
@@ -34,7 +33,8 @@ pub(super) struct Grower {
 }
 
 impl Grower {
-    /// May leave part of a tree where it returns [`Doubt`].
+    /// Rows are a value and a target, in ascending order of the values. May leave part of a tree
+    /// where it returns [`Doubt`].
     pub(super) fn grow(
         &mut self,
         rows: impl Iterator<Item = (f32, f64)>,
@@ -42,28 +42,21 @@ impl Grower {
         max_depth: u32,
         trees: &mut Trees,
     ) -> Result<(), Doubt> {
-        self.rows.clear();
-        self.rows.extend(rows);
-        if self.rows.len() > MAX_ROWS {
-            return Err(Doubt);
-        }
-        self.rows.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         self.values.clear();
-        self.values
-            .extend(self.rows.iter().map(|&(value, _)| value));
         self.sums.clear();
         self.sums.push((0.0, 0.0));
         let mut sums = (0.0, 0.0);
-        for &(_, target) in &self.rows {
+        for (value, target) in rows {
+            self.values.push(value);
             sums = (sums.0 + target, sums.1 + target * target);
             self.sums.push(sums);
         }
 
-        let n_rows = self.rows.len() as u32;
+        let n_rows = self.values.len() as u32;
         let root = trees.node_count();
         let tolerance = tolerance(n_rows);
         self.stack.clear();
-        if self.variance(0, n_rows) <= tolerance && n_rows >= 2 {
+        if n_rows >= 2 && self.may_vanish(0, n_rows, tolerance) {
             return Err(Doubt);
         }
         self.stack.push(Pending {
@@ -87,14 +80,14 @@ impl Grower {
                 trees.push(LEAF, 0.0, end - start);
                 continue;
             };
-            if self.decrease(start, middle, end) <= tolerance {
+            if self.may_not_decrease(start, middle, end, tolerance) {
                 return Err(Doubt);
             }
             trees.push(0, threshold, end - start);
             let depth = node.depth + 1;
             for (start, end, right_of) in [(middle, end, id), (start, middle, LEAF)] {
                 let may_split = depth < max_depth && end - start >= 2;
-                if may_split && self.variance(start, end) <= tolerance {
+                if may_split && self.may_vanish(start, end, tolerance) {
                     return Err(Doubt);
                 }
                 self.stack.push(Pending {
@@ -133,23 +126,26 @@ impl Grower {
         Ok(splits.then_some((threshold, start + left as u32)))
     }
 
-    /// The variance of the targets in a range, up to a rounding error.
-    fn variance(&self, start: u32, end: u32) -> f64 {
+    /// Whether the variance of the targets in a range is within the tolerance.
+    fn may_vanish(&self, start: u32, end: u32, tolerance: f64) -> bool {
         let n = f64::from(end - start);
-        let (from, to) = (self.sums[start as usize], self.sums[end as usize]);
-        let mean = (to.0 - from.0) / n;
-        (to.1 - from.1) / n - mean * mean
+        let (sum, squares) = self.sums_of(start, end);
+        squares * n - sum * sum <= tolerance * n * n
     }
 
-    /// By how much a split decreases the variance, up to a rounding error.
-    fn decrease(&self, start: u32, middle: u32, end: u32) -> f64 {
-        let mean = |start: u32, end: u32| {
-            let (from, to) = (self.sums[start as usize], self.sums[end as usize]);
-            (to.0 - from.0) / f64::from(end - start)
-        };
-        let left = f64::from(middle - start) / f64::from(end - start);
-        let apart = mean(start, middle) - mean(middle, end);
-        left * (1.0 - left) * apart * apart
+    /// Whether a split decreases the variance by no more than the tolerance.
+    fn may_not_decrease(&self, start: u32, middle: u32, end: u32, tolerance: f64) -> bool {
+        let (n_left, n_right) = (f64::from(middle - start), f64::from(end - middle));
+        let n = n_left + n_right;
+        let (left, _) = self.sums_of(start, middle);
+        let (right, _) = self.sums_of(middle, end);
+        let apart = left * n_right - right * n_left;
+        apart * apart <= tolerance * n_left * n_right * n * n
+    }
+
+    fn sums_of(&self, start: u32, end: u32) -> (f64, f64) {
+        let (from, to) = (self.sums[start as usize], self.sums[end as usize]);
+        (to.0 - from.0, to.1 - from.1)
     }
 }
 
