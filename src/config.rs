@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use linfa::ParamGuard;
-use tracing::level_filters::LevelFilter;
 
-use iforest_server::forest::{IsolationForest, IsolationForestParams, MaxSamples, ParamsError};
+use iforest_server::forest::{
+    IsolationForest, IsolationForestParams, MAX_ESTIMATORS, MaxSamples, ParamsError,
+};
 
 /// Tells over HTTP whether a reading is an anomaly.
 ///
@@ -35,11 +36,12 @@ pub(crate) struct Config {
 
     /// Number of trees: more of them give steadier scores and take longer
     #[arg(long, env = "IFOREST_N_ESTIMATORS", default_value_t = 100,
-        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        value_parser = clap::value_parser!(u32).range(1..=MAX_ESTIMATORS as i64))]
     n_estimators: u32,
 
     /// Readings per tree: auto (256, or all if fewer), a number such as 128, or a share such as 0.5
-    #[arg(long, env = "IFOREST_MAX_SAMPLES", default_value_t = MaxSamples::Auto)]
+    #[arg(long, env = "IFOREST_MAX_SAMPLES", default_value_t = MaxSamples::Auto,
+        allow_negative_numbers = true)]
     max_samples: MaxSamples,
 
     /// Seed for every training: the same readings then give the same model, and the one of PyOD
@@ -52,9 +54,23 @@ pub(crate) struct Config {
     #[arg(long, env = "IFOREST_TRAIN", value_name = "FILE")]
     pub(crate) train: Option<PathBuf>,
 
-    /// How much to log: error, warn, info or debug, which shows every request
-    #[arg(long, env = "IFOREST_LOG_LEVEL", value_name = "LEVEL", default_value_t = LevelFilter::INFO)]
-    pub(crate) log_level: LevelFilter,
+    /// How much to log; debug shows every request
+    #[arg(
+        long,
+        env = "IFOREST_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    pub(crate) log_level: LogLevel,
+}
+
+/// How much to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
 }
 
 impl Config {

@@ -23,7 +23,7 @@
 //! * [`detector`]: scaler, forest and threshold as one value
 //! * [`forest`]: the isolation forest
 //!
-//! beside them [`readings`]: what a server is first trained on.
+//! beside them [`readings`], what a server is first trained on, and `text`, how it is written.
 
 #![forbid(unsafe_code)]
 
@@ -33,3 +33,4 @@ pub mod http;
 pub mod readings;
 pub mod registry;
 pub mod server;
+mod text;

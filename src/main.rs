@@ -6,14 +6,16 @@ mod config;
 mod telemetry;
 
 use std::error::Error;
-use std::net::SocketAddr;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use iforest_server::registry::Registry;
 use iforest_server::{http, readings, server};
-use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 
@@ -29,12 +31,12 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
+fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!("iforest-server {}", env!("CARGO_PKG_VERSION"));
+    let stop = stop_signal()?;
     let params = config.forest_params()?;
     // Bound before training, so that a port in use is told at once.
-    let listener = bind(&config.host, config.port).await?;
+    let listener = bind(&config.host, config.port)?;
     let readings = match &config.train {
         Some(path) => {
             let readings = readings::from_file(path)?;
@@ -56,23 +58,21 @@ async fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     };
     let registry = Arc::new(Registry::train(params, readings)?);
 
-    let address = callable(listener.local_addr()?);
-    tracing::info!(
-        "listening on {}, call http://{address}",
-        listener.local_addr()?
-    );
+    let bound = listener.local_addr()?;
+    let address = callable(bound);
+    tracing::info!("listening on {bound}, call http://{address}");
     tracing::info!(
         r#"try: curl -X POST http://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
-    server::run(listener, http::router(registry), stop_signal()).await?;
+    server::run(listener, http::router(registry), stop, server::GRACE)?;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
-    TcpListener::bind((host, port)).await.map_err(|error| {
+fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
+    TcpListener::bind((host, port)).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
+            io::ErrorKind::AddrInUse => {
                 "; another program listens there: stop it, or choose another port with --port"
             }
             _ => "",
@@ -90,32 +90,22 @@ fn callable(address: SocketAddr) -> String {
     }
 }
 
-/// Completes at SIGINT (Ctrl-C) or, where there is such a thing, SIGTERM.
-async fn stop_signal() {
-    let interrupt = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::warn!(%error, "Ctrl-C cannot be watched");
-            std::future::pending::<()>().await;
+/// Completes at Ctrl-C, or what a service manager sends. A second one ends the program at once.
+fn stop_signal() -> Result<impl Future<Output = ()>, ctrlc::Error> {
+    let (stop, stopped) = oneshot::channel();
+    let mut stop = Some(stop);
+    ctrlc::set_handler(move || match stop.take() {
+        Some(stop) => {
+            tracing::info!("stopping: finishing the requests in flight");
+            // Nobody to tell while the first model is still trained: serving then ends at once.
+            let _ = stop.send(());
         }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "SIGTERM cannot be watched");
-                std::future::pending::<()>().await;
-            }
+        None => {
+            tracing::warn!("stopped by a second signal");
+            std::process::exit(130);
         }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
-    tracing::info!("stopping: finishing the requests in flight");
+    })?;
+    Ok(async move {
+        let _ = stopped.await;
+    })
 }

@@ -1,13 +1,12 @@
 //! The readings that a server starts from: a file of real ones, or synthetic ones as server.py's.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2, Axis};
 use thiserror::Error;
 
 use crate::forest::NumpyRandom;
+use crate::text;
 
 /// How many synthetic readings server.py trains on.
 const SYNTHETIC: usize = 500;
@@ -40,20 +39,13 @@ pub fn from_file(path: &Path) -> Result<Array2<f64>, ReadingsError> {
         line,
         problem,
     };
-    let text = read(path).map_err(|error| fail(None, error.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|error| fail(None, error.to_string()))?;
+    let text = text::decode(&bytes).map_err(|problem| fail(None, problem))?;
     let values = parse(&text).map_err(|(line, problem)| fail(line, problem))?;
-    Ok(Array2::from_shape_vec((values.len(), 1), values).unwrap_or_default())
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.read_to_string(&mut text)?;
-    Ok(text)
+    Ok(Array1::from(values).insert_axis(Axis(1)))
 }
 
 fn parse(text: &str) -> Result<Vec<f64>, (Option<u64>, String)> {
-    // Excel writes a byte order mark.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let first_line = text.lines().find(|line| !line.trim().is_empty());
     let semicolons = first_line.is_some_and(|line| line.contains(';'));
     let mut reader = csv::ReaderBuilder::new()
@@ -106,7 +98,10 @@ impl Layout {
     /// The layout, and whether the line is a header.
     fn of(first: &csv::StringRecord) -> Result<(Self, bool), String> {
         let columns = first.len();
-        let is_header = first.iter().all(|field| field.parse::<f64>().is_err());
+        // A name with a digit in it may be a misspelt reading, which must not be dropped in silence.
+        let is_header = first.iter().all(|field| {
+            !field.contains(|c: char| c.is_ascii_digit()) && field.parse::<f64>().is_err()
+        });
         let named = first
             .iter()
             .position(|name| name.eq_ignore_ascii_case("value"));
@@ -141,7 +136,10 @@ impl Layout {
         let field = &line[self.reading];
         match field.parse::<f64>() {
             Ok(value) if value.is_finite() => Ok(value),
-            _ => Err(format!("expected a finite number, got {field:?}")),
+            _ => Err(format!(
+                "expected a finite number, got {:?}",
+                text::shorten(field)
+            )),
         }
     }
 }
@@ -156,7 +154,7 @@ mod tests {
         for text in [
             "1\n2.5\n-3e2\n",
             "1\r\n\r\n2.5\r\n -3e2 ",
-            "\u{feff}vibration\n1\n2.5\n-300\n",
+            "vibration\n1\n2.5\n-300\n",
             "time,Value\n10:00,1\n10:01,2.5\n10:02,-300\n",
             "time;value;unit\n10:00;1;mm/s\n10:01;2.5;mm/s\n10:02;-300;mm/s\n",
             "\"value\"\n\"1\"\n\"2.5\"\n\"-300\"\n",
@@ -179,6 +177,7 @@ mod tests {
                 Some(4),
                 "expected a finite number, got \"NaN\"",
             ),
+            ("O.5\n1\n", Some(1), "expected a finite number, got \"O.5\""),
             ("inf\n1\n", Some(1), "expected a finite number, got \"inf\""),
             (
                 "v\n1\n1e999\n",

@@ -4,8 +4,16 @@ use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
 
+use crate::config::LogLevel;
+
 /// Starts the log. Colours only on a terminal.
-pub(crate) fn start(level: LevelFilter) {
+pub(crate) fn start(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_target(false)

@@ -11,7 +11,7 @@ use common::SplitMix;
 use iforest_server::detector::{Detector, Judgement};
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
 use iforest_server::readings;
-use iforest_server::registry::Registry;
+use iforest_server::registry::{Registry, RetrainError};
 use ndarray::Array2;
 
 fn params() -> IsolationForestParams {
@@ -82,11 +82,11 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
     for i in 0..RETRAINS {
         if i % 5 == 4 {
             let bad = Array2::from_elem((3, 1), f64::NAN);
-            registry.retrain(bad).await.expect_err("must be refused");
+            retrain(&registry, bad).await.expect_err("must be refused");
         } else {
             let model = i % MODELS;
             let data = readings(model, 300, 4.0 + model as f64);
-            registry.retrain(data).await.expect("it trains");
+            retrain(&registry, data).await.expect("it trains");
         }
     }
     done.store(true, Ordering::Relaxed);
@@ -97,63 +97,98 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
     assert!(predicted.load(Ordering::Relaxed) > 1000);
 }
 
-// Both answer; the slow one that was asked first must not overwrite the quick one asked last.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_retrains_at_once_the_one_asked_last_stays() {
+async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Detector>, RetrainError> {
+    registry.retrain(|| Ok(data)).await
+}
+
+// A slow retrain blocks neither the lock nor the threads that predict: while one is held up in the
+// middle, predictions go on.
+#[tokio::test]
+async fn predictions_do_not_wait_for_a_retrain() {
     let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
     let registry = Arc::new(registry);
-    let slow = readings(1, 60_000, 9.0);
-    let quick = readings(2, 30, 1.0);
-    let expected = Detector::fit(&params(), quick.clone()).expect("it trains");
-
-    let (slow_started, when_slow_started) = tokio::sync::oneshot::channel();
-    let first = tokio::spawn({
+    let slow = readings(1, 400_000, 9.0);
+    let running = tokio::spawn({
         let registry = Arc::clone(&registry);
-        async move {
-            let retrain = registry.retrain(slow);
-            tokio::pin!(retrain);
-            // One poll takes its place in the order.
-            assert!(poll_once(retrain.as_mut()).await.is_none());
-            slow_started.send(()).expect("the test waits");
-            retrain.await
-        }
+        async move { retrain(&registry, slow).await }
     });
-    when_slow_started.await.expect("the first is asked");
-    let last = registry.retrain(quick).await.expect("it trains");
-    let first = first.await.expect("no panic").expect("it trains");
-    assert_eq!(first.forest().n_samples(), 60_000);
-    assert_eq!(*last, expected);
+    let mut during = 0;
+    while !running.is_finished() {
+        registry.serving().judge(VALUE).expect("never fails");
+        during += 1;
+        tokio::task::yield_now().await;
+    }
+    running.await.expect("no panic").expect("it trains");
+    assert!(
+        during > 10_000,
+        "only {during} predictions during a long retrain"
+    );
+}
+
+// Each waits for the one before; the one asked last stays, though the first takes longest.
+#[tokio::test]
+async fn of_retrains_at_once_the_one_asked_last_stays() {
+    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let last = readings(2, 30, 1.0);
+    let expected = Detector::fit(&params(), last.clone()).expect("it trains");
+    let (first, second, third) = tokio::join!(
+        retrain(&registry, readings(1, 60_000, 9.0)),
+        retrain(&registry, readings(3, 300, 2.0)),
+        retrain(&registry, last),
+    );
+    assert_eq!(first.expect("it trains").forest().n_samples(), 60_000);
+    assert_eq!(second.expect("it trains").forest().n_samples(), 300);
+    assert_eq!(*third.expect("it trains"), expected);
     assert_eq!(*registry.serving(), expected);
 }
 
-/// Polls once.
-async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
-    std::future::poll_fn(|context| {
-        std::task::Poll::Ready(match future.as_mut().poll(context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
-}
-
-// A client that hangs up while its retrain runs does not leave the server without it, nor locked.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// A client that hangs up, while its retrain runs or still waits, does not leave the server without
+// it, nor stuck.
+#[tokio::test]
 async fn a_retrain_whose_client_has_gone_is_carried_out() {
     let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
-    let registry = Arc::new(registry);
-    let data = readings(3, 5000, 2.0);
+    let data = readings(3, 300, 2.0);
     let expected = Detector::fit(&params(), data.clone()).expect("it trains");
-    {
-        let retrain = registry.retrain(data);
-        tokio::pin!(retrain);
-        assert!(poll_once(retrain.as_mut()).await.is_none());
+    for data in [readings(1, 20_000, 9.0), data] {
+        let gone = retrain(&registry, data);
+        let soon = std::time::Duration::from_micros(1);
+        assert!(tokio::time::timeout(soon, gone).await.is_err());
     }
     while *registry.serving() != expected {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    registry
-        .retrain(readings(4, 30, 1.0))
-        .await
-        .expect("not locked");
+    let next = retrain(&registry, readings(4, 30, 1.0)).await;
+    next.expect("not stuck");
+}
+
+// A flood of retrains is refused before it fills the memory, and a panic in one is not the end.
+#[tokio::test]
+async fn retrains_past_the_queue_are_refused_and_a_panic_is_survived() {
+    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let before = registry.serving();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let blocking = registry.retrain::<RetrainError>(move || {
+        let _ = wait.recv();
+        panic!("on purpose");
+    });
+    let mut blocking = std::pin::pin!(blocking);
+    let soon = std::time::Duration::from_millis(50);
+    assert!(tokio::time::timeout(soon, blocking.as_mut()).await.is_err());
+    let mut waiting: Vec<_> = (0..40)
+        .map(|_| Box::pin(retrain(&registry, readings(4, 30, 1.0))))
+        .collect();
+    let mut refused = 0;
+    for retrain in &mut waiting {
+        let soon = std::time::Duration::from_micros(1);
+        if let Ok(answer) = tokio::time::timeout(soon, retrain).await {
+            assert!(matches!(answer, Err(RetrainError::Busy)));
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 24, "16 may wait");
+    go.send(()).expect("it waits");
+    assert!(matches!(blocking.await, Err(RetrainError::Interrupted)));
+    while Arc::ptr_eq(&registry.serving(), &before) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }

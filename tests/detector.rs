@@ -175,9 +175,9 @@ fn a_detector_that_cannot_alarm_knows_it() {
         below: blind,
         above: blind,
     };
-    assert_eq!(detector.is_blind(), both(true));
+    assert_eq!(detector.blind_sides(), both(true));
     let constant = Detector::fit(&params(), Array2::ones((20, 3))).expect("good readings");
-    assert_eq!(constant.is_blind(), both(true));
+    assert_eq!(constant.blind_sides(), both(true));
     let good = Detector::fit(&params(), readings(500, 1)).expect("good readings");
-    assert_eq!(good.is_blind(), both(false));
+    assert_eq!(good.blind_sides(), both(false));
 }

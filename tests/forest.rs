@@ -388,7 +388,7 @@ fn what_cannot_be_fitted_is_refused_with_its_place() {
         FitError::NoSamples { .. }
     ));
     let bad = fit(params().n_estimators(0), Array2::zeros((3, 1)));
-    assert!(matches!(bad, FitError::Params(ParamsError::NEstimators)));
+    assert!(matches!(bad, FitError::Params(ParamsError::NEstimators(0))));
 }
 
 // linfa's traits cannot return an error. What cannot be judged must not pass as normal, nor panic.

@@ -115,6 +115,7 @@ async fn predict_answers_what_server_py_answers() {
         (r#"{"value": 2.5, "value": 9}"#, "9.0"),
         (r#"{"value": "abc", "value": 9}"#, "9.0"),
         (r#"{"v\u0061lue": 9}"#, "9.0"),
+        (r#"{"\ud800": 1, "value": 9}"#, "9.0"),
         (" \n{ \"value\" :\t9 }\r\n", "9.0"),
         ("\u{feff}{\"value\": 9}", "9.0"),
     ] {
@@ -335,14 +336,7 @@ async fn methods_and_paths_are_those_of_server_py() {
         let with_query = post(&router, &format!("{path}?x=1"), "{}").await;
         assert_eq!(with_query.status, StatusCode::UNPROCESSABLE_ENTITY);
     }
-    for path in [
-        "/predict/",
-        "/retrain/",
-        "//predict",
-        "/Predict",
-        "/",
-        "/nope",
-    ] {
+    for path in ["/predict/", "/retrain/", "/Predict", "/", "/nope"] {
         let answer = post(&router, path, r#"{"value": 2.5}"#).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(
@@ -420,7 +414,12 @@ async fn a_model_of_constants_calls_everything_normal_as_server_py_does() {
 async fn retrain_refuses_with_the_place_and_keeps_the_model() {
     let router = server();
     let before = predict(&router, r#"{"value": 2.5}"#).await.body;
-    let shape = "has another shape than what stands before it; samples must be a list of numbers";
+    let uneven = |got| {
+        format!(
+            "samples[1] has another shape than what stands before it, got {got}; samples must be \
+             a list of numbers"
+        )
+    };
     let deep = format!("{{\"samples\": {}1{}}}", "[".repeat(65), "]".repeat(65));
     for (body, status, error) in [
         (
@@ -458,21 +457,9 @@ async fn retrain_refuses_with_the_place_and_keeps_the_model() {
             422,
             "samples must hold at least one number, got [[]]",
         ),
-        (
-            r#"{"samples": [[1], [2, 3]]}"#,
-            422,
-            &format!("samples[1] {shape}"),
-        ),
-        (
-            r#"{"samples": [1, [2]]}"#,
-            422,
-            &format!("samples[1] {shape}"),
-        ),
-        (
-            r#"{"samples": [[1], 2]}"#,
-            422,
-            &format!("samples[1] {shape}"),
-        ),
+        (r#"{"samples": [[1], [2, 3]]}"#, 422, &uneven("[2, 3]")),
+        (r#"{"samples": [1, [2]]}"#, 422, &uneven("[2]")),
+        (r#"{"samples": [[1], 2]}"#, 422, &uneven("2")),
         (
             r#"{"samples": [[1, 2], [3, {"a": 1}]]}"#,
             422,
@@ -502,7 +489,8 @@ async fn retrain_refuses_with_the_place_and_keeps_the_model() {
         (
             r#"{"samples": [1e308, 1e308]}"#,
             422,
-            "samples: the numbers are too large to be averaged",
+            "samples must be smaller or nearer to each other: their mean, or their distance from \
+             it, is beyond the range of a double",
         ),
         (
             &deep,
@@ -522,30 +510,78 @@ async fn retrain_refuses_with_the_place_and_keeps_the_model() {
     }
 }
 
+// What `baseUrl + "/predict"` gives when the base ends in a slash, and what some clients escape.
+#[tokio::test]
+async fn paths_spelt_otherwise_are_found_as_by_flask() {
+    let router = server();
+    let expected = predict(&router, r#"{"value": 2.5}"#).await.body;
+    for path in ["//predict", "/%70redict", "//%70redict?x=1"] {
+        let answer = post(&router, path, r#"{"value": 2.5}"#).await;
+        assert_eq!(answer.body, expected, "{path}");
+    }
+}
+
 // A scaled value beyond the range of a double is server.py's 500; here it names the field.
 #[tokio::test]
 async fn a_value_too_far_to_be_scaled_is_refused() {
     let router = server();
-    post(
-        &router,
-        "/retrain",
-        r#"{"samples": [1.0001, 1.0002, 1.0003]}"#,
-    )
-    .await;
+    let narrow = r#"{"samples": [1.0001, 1.0002, 1.0003]}"#;
+    post(&router, "/retrain", narrow).await;
     let answer = predict(&router, r#"{"value": 1e308}"#).await;
     assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
-    assert_eq!(
-        answer.error(),
-        "value: the number is too far from the training readings to be judged"
-    );
+    let expected = "value must be nearer to the training readings, got 1e308";
+    assert_eq!(answer.error(), expected);
 }
 
+// Bodies of told and untold length.
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_with_the_limit() {
     let router = server();
-    let answer = post(&router, "/retrain", vec![b' '; http::MAX_BODY + 1]).await;
-    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
-    assert_eq!(answer.error(), "the body must be at most 67108864 bytes");
+    for (path, limit) in [
+        ("/predict", http::MAX_PREDICT_BODY),
+        ("/retrain", http::MAX_RETRAIN_BODY),
+    ] {
+        let told = Body::from(vec![b' '; limit + 1]);
+        let parts = vec![b' '; limit / 2 + 1];
+        let parts = [Ok::<_, std::io::Error>(parts.clone()), Ok(parts)];
+        let untold = Body::from_stream(futures_util::stream::iter(parts));
+        for body in [told, untold] {
+            let answer = post(&router, path, body).await;
+            assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+            assert_eq!(
+                answer.error(),
+                format!("the body must be at most {limit} bytes")
+            );
+        }
+    }
+}
+
+// Two retrains come one after the other: the first is long to read and to fit, the second short.
+// Both are answered, and the one asked last stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_retrain_does_not_overtake_a_long_one() {
+    let router = server();
+    let long = format!(
+        "{{\"samples\":[{}]}}",
+        vec!["2.4999999999,7"; 100_000].join(",")
+    );
+    let first = tokio::spawn({
+        let router = router.clone();
+        async move { post(&router, "/retrain", long).await }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    let last = post(&router, "/retrain", r#"{"samples": [1, 2, 3]}"#).await;
+    assert_eq!(last.status, StatusCode::OK);
+    let first = first.await.expect("no panic");
+    assert!(
+        first.body.contains("\"samples_used\":200000"),
+        "{}",
+        first.body
+    );
+    let stays = predict(&router, r#"{"value": 2.5}"#).await.body;
+    let alone = server();
+    post(&alone, "/retrain", r#"{"samples": [1, 2, 3]}"#).await;
+    assert_eq!(stays, predict(&alone, r#"{"value": 2.5}"#).await.body);
 }
 
 // Two hundred thousand readings are past the two megabytes that axum reads by default.

@@ -23,7 +23,7 @@ fn run(arguments: &[&str]) -> Output {
 struct TempFile(PathBuf);
 
 impl TempFile {
-    fn new(name: &str, content: &str) -> Self {
+    fn new(name: &str, content: impl AsRef<[u8]>) -> Self {
         let name = format!("iforest-server-test-{}-{name}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, content).expect("a temporary file");
@@ -74,6 +74,17 @@ fn trains_on_a_file_of_readings() {
     let server = Server::start(&["--train", file.path()]);
     let normal = server.post("/predict", r#"{"value": 21}"#);
     assert!(normal.contains("Normal Behaviour"), "{normal}");
+    let anomaly = server.post("/predict", r#"{"value": 2.5}"#);
+    assert!(anomaly.contains("Anomaly Detected"), "{anomaly}");
+}
+
+// What Windows PowerShell writes with `>`.
+#[test]
+fn trains_on_a_file_in_utf16() {
+    let text = "\u{feff}vibration\r\n9\r\n9.1\r\n9.2\r\n9.3\r\n";
+    let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let file = TempFile::new("utf16.txt", bytes);
+    let server = Server::start(&["--train", file.path(), "--random-state", "42"]);
     let anomaly = server.post("/predict", r#"{"value": 2.5}"#);
     assert!(anomaly.contains("Anomaly Detected"), "{anomaly}");
 }
@@ -168,6 +179,61 @@ fn finishes_the_request_in_flight_when_stopped() {
         assert_eq!(server.wait(), Some(0), "{signal}");
         drop(idle);
     }
+}
+
+// A request that never ends must not keep the server alive, nor a training that takes long; and
+// who cannot wait sends a second signal.
+#[cfg(unix)]
+#[test]
+fn stops_in_bounded_time_and_at_once_when_told_twice() {
+    let stalled = |server: &Server| {
+        let mut stream = server.connect();
+        let head = "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+                    Content-Length: 100\r\n\r\n{";
+        stream.write_all(head.as_bytes()).expect("it reads");
+        server.post("/predict", r#"{"value": 2.5}"#);
+        server.post("/predict", r#"{"value": 2.5}"#);
+        stream
+    };
+    let mut patient = Server::start(&["--n-estimators", "100000", "--max-samples", "2"]);
+    let mut hasty = Server::start(&[]);
+    let streams = [stalled(&patient), stalled(&hasty)];
+    let history = vec!["2.5"; 200_000].join(",");
+    let body = format!("{{\"samples\":[{history}]}}");
+    let mut retraining = patient.connect();
+    write!(
+        retraining,
+        "POST /retrain HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("it reads");
+
+    patient.signal("TERM");
+    hasty.signal("TERM");
+    hasty.wait_for_line("stopping");
+    let start = std::time::Instant::now();
+    hasty.signal("INT");
+    assert_eq!(hasty.wait(), Some(130));
+    assert!(start.elapsed() < std::time::Duration::from_secs(5));
+
+    patient.wait_for_line("are given up");
+    assert_eq!(patient.wait(), Some(0));
+    drop(streams);
+}
+
+// A service manager may change its mind while the first model is trained.
+#[cfg(unix)]
+#[test]
+fn stops_cleanly_during_the_first_training() {
+    let lines: String = (0..100_000).map(|i| format!("{}\n", i % 997)).collect();
+    let file = TempFile::new("long.txt", &lines);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iforest-server"));
+    command.args(["--host", "127.0.0.1", "--port", "0", "--train", file.path()]);
+    command.args(["--n-estimators", "2000"]);
+    let mut server = Server::spawn_until(command, "training on");
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
 }
 
 // Node-RED's agent keeps its connection and uses it for reading after reading.

@@ -164,7 +164,7 @@ impl Detector {
     /// It happens when the training readings are all alike, or when the least or greatest of them
     /// makes up more than the contamination share: its score then is the threshold, and nothing
     /// beyond it can score higher. Such a detector stays silent where an engineer expects an alarm.
-    pub fn is_blind(&self) -> Blind {
+    pub fn blind_sides(&self) -> Blind {
         let far = |value: f32| {
             let row = vec![f64::from(value); self.forest.n_features()];
             self.forest

@@ -6,6 +6,8 @@
 //! by an absolute one (1e-20 may be a large deviation), and the deviation divides, where linfa
 //! multiplies by its reciprocal and so differs in the last digit for a quarter of all values.
 
+use std::borrow::Cow;
+
 use linfa::dataset::DatasetBase;
 use linfa::traits::{Fit, Transformer};
 use linfa_preprocessing::linear_scaling::LinearScaler;
@@ -32,7 +34,10 @@ impl StandardScaler {
         if rows.nrows() == 0 {
             return Err(DetectorError::Fit(crate::forest::FitError::NoRows));
         }
-        let (mean, scale): (Vec<f64>, Vec<f64>) = rows.columns().into_iter().map(moments).unzip();
+        let lone = rows.ncols() == 1;
+        let columns = rows.columns().into_iter();
+        let (mean, scale): (Vec<f64>, Vec<f64>) =
+            columns.map(|column| moments(column, lone)).unzip();
         if let Some(feature) = mean.iter().position(|mean| !mean.is_finite()) {
             return Err(DetectorError::Overflow { row: None, feature });
         }
@@ -72,11 +77,13 @@ impl Transformer<Array2<f64>, Array2<f64>> for StandardScaler {
 
 /// Mean, and deviation to divide by, as scikit-learn's `_incremental_mean_and_var` and
 /// `_is_constant_feature`: the corrected two-pass algorithm of Chan, Golub and LeVeque (1983).
-fn moments(column: ArrayView1<'_, f64>) -> (f64, f64) {
+///
+/// numpy adds a lone column, and one that is contiguous, pairwise; columns side by side row by row.
+fn moments(column: ArrayView1<'_, f64>, lone: bool) -> (f64, f64) {
     let n = column.len() as f64;
-    // numpy adds a lone column pairwise, and columns side by side row by row.
-    let contiguous = column.as_slice();
-    let sum = |value: &dyn Fn(f64) -> f64| match contiguous {
+    let contiguous = column.as_slice().map(Cow::Borrowed);
+    let contiguous = contiguous.or_else(|| lone.then(|| Cow::Owned(column.to_vec())));
+    let sum = |value: &dyn Fn(f64) -> f64| match &contiguous {
         Some(values) => pairwise_sum(values, value),
         None => column.iter().fold(0.0, |sum, &v| sum + value(v)),
     };

@@ -4,7 +4,7 @@ use linfa::Float;
 use linfa::dataset::{DatasetBase, Records};
 use linfa::traits::{Fit, PredictInplace, Transformer};
 use ndarray::{Array1, ArrayBase, Data, Ix2};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::{FitError, ScoreError};
 use super::evaluate::Evaluator;
@@ -33,8 +33,8 @@ use super::{as_f32, as_f64};
 /// assert_eq!(labels.to_vec(), [false, true]);
 /// # Ok::<(), iforest_server::forest::FitError>(())
 /// ```
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(try_from = "Stored", into = "Stored")]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct IsolationForest {
     fitted: Stored,
     evaluator: Evaluator,
@@ -60,9 +60,9 @@ impl PartialEq for IsolationForest {
     }
 }
 
-impl From<IsolationForest> for Stored {
-    fn from(forest: IsolationForest) -> Self {
-        forest.fitted
+impl Serialize for IsolationForest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.fitted.serialize(serializer)
     }
 }
 
@@ -70,7 +70,12 @@ impl TryFrom<Stored> for IsolationForest {
     type Error = String;
 
     fn try_from(stored: Stored) -> Result<Self, Self::Error> {
-        if stored.trees.len() == 0 || !stored.trees.is_sound(stored.n_features as usize) {
+        let whole = stored.trees.len() == stored.params.n_estimators()
+            && stored.params.rows_per_tree(stored.n_samples).ok() == Some(stored.max_samples)
+            && stored
+                .trees
+                .is_sound(stored.n_features as usize, stored.max_samples);
+        if !whole {
             return Err("the trees of the forest are damaged".to_owned());
         }
         if !(stored.offset.is_finite() && stored.threshold.is_finite()) {

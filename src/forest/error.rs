@@ -6,9 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ParamsError {
-    /// A forest of no trees has no score.
-    #[error("n_estimators must be at least 1, got 0")]
-    NEstimators,
+    /// A forest of no trees has no score, and one of too many fits no memory.
+    #[error("n_estimators must be from 1 to {max}, got {0}", max = super::MAX_ESTIMATORS)]
+    NEstimators(usize),
     /// See [`MaxSamples::Count`](super::MaxSamples::Count).
     #[error("max_samples must be at least 1 reading, got 0")]
     MaxSamplesCount,

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ParamsError;
 
+/// The most trees of a forest.
+pub const MAX_ESTIMATORS: usize = 100_000;
+
 /// How many rows each tree is grown from.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -52,13 +55,36 @@ impl std::fmt::Display for MaxSamples {
     }
 }
 
-/// Checked hyper-parameters; made by [`IsolationForestParams`].
+/// Checked hyper-parameters; made by [`IsolationForestParams`], or read and checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct IsolationForestValidParams {
     n_estimators: usize,
     max_samples: MaxSamples,
     contamination: f64,
     random_state: Option<u32>,
+}
+
+/// The same, as it is read.
+#[derive(Deserialize)]
+struct Unchecked {
+    n_estimators: usize,
+    max_samples: MaxSamples,
+    contamination: f64,
+    random_state: Option<u32>,
+}
+
+impl TryFrom<Unchecked> for IsolationForestValidParams {
+    type Error = ParamsError;
+
+    fn try_from(read: Unchecked) -> Result<Self, ParamsError> {
+        IsolationForestParams::default()
+            .n_estimators(read.n_estimators)
+            .max_samples(read.max_samples)
+            .contamination(read.contamination)
+            .random_state(read.random_state)
+            .check()
+    }
 }
 
 impl IsolationForestValidParams {
@@ -88,7 +114,7 @@ impl IsolationForestValidParams {
 ///
 /// | name | default | purpose | range |
 /// | --- | --- | --- | --- |
-/// | [`n_estimators`](Self::n_estimators) | 100 | number of trees | 1 and up |
+/// | [`n_estimators`](Self::n_estimators) | 100 | number of trees | 1 to [`MAX_ESTIMATORS`] |
 /// | [`max_samples`](Self::max_samples) | `Auto` | rows per tree | see [`MaxSamples`] |
 /// | [`contamination`](Self::contamination) | 0.1 | share of the training rows taken to be anomalies; sets the threshold | `(0, 0.5]` |
 /// | [`random_state`](Self::random_state) | drawn | seed: the same seed and data give the same forest, and scikit-learn's | any `u32` |
@@ -143,8 +169,8 @@ impl ParamGuard for IsolationForestParams {
 
     fn check_ref(&self) -> Result<&Self::Checked, Self::Error> {
         let params = &self.0;
-        if params.n_estimators == 0 {
-            return Err(ParamsError::NEstimators);
+        if !(1..=MAX_ESTIMATORS).contains(&params.n_estimators) {
+            return Err(ParamsError::NEstimators(params.n_estimators));
         }
         match params.max_samples {
             MaxSamples::Count(0) => return Err(ParamsError::MaxSamplesCount),
@@ -188,6 +214,7 @@ mod tests {
         }
         for bad in [
             params().n_estimators(0),
+            params().n_estimators(usize::MAX),
             params().contamination(0.0),
             params().contamination(-0.1),
             params().contamination(0.5000001),

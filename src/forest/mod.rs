@@ -21,7 +21,9 @@ mod tree;
 
 pub use algorithm::IsolationForest;
 pub use error::{FitError, ParamsError, ScoreError};
-pub use hyperparams::{IsolationForestParams, IsolationForestValidParams, MaxSamples};
+pub use hyperparams::{
+    IsolationForestParams, IsolationForestValidParams, MAX_ESTIMATORS, MaxSamples,
+};
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
 

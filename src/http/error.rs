@@ -73,16 +73,21 @@ impl ApiError {
         )
     }
 
-    /// A refusal of the detector, in terms of the field that was sent.
-    pub(super) fn refused(field: &str, error: &DetectorError) -> Self {
+    /// More retrains wait than the server takes.
+    fn busy() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many retrains wait already; try again later",
+        )
+    }
+
+    /// A refusal of the detector to judge.
+    pub(super) fn cannot_judge(value: f64, error: &DetectorError) -> Self {
         match error {
-            DetectorError::Overflow { row: None, .. } => {
-                Self::unprocessable(format!("{field}: the numbers are too large to be averaged"))
-            }
             DetectorError::Overflow { .. } => Self::unprocessable(format!(
-                "{field}: the number is too far from the training readings to be judged"
+                "value must be nearer to the training readings, got {value:e}"
             )),
-            _ => Self::unprocessable(format!("{field}: {error}")),
+            error => Self::unprocessable(format!("value: {error}")),
         }
     }
 }
@@ -90,8 +95,13 @@ impl ApiError {
 impl From<RetrainError> for ApiError {
     fn from(error: RetrainError) -> Self {
         match error {
-            RetrainError::Refused(error) => Self::refused("samples", &error),
-            RetrainError::Interrupted(error) => Self::internal(&error.to_string()),
+            RetrainError::Refused(DetectorError::Overflow { .. }) => Self::unprocessable(
+                "samples must be smaller or nearer to each other: their mean, or their distance \
+                 from it, is beyond the range of a double",
+            ),
+            RetrainError::Refused(error) => Self::unprocessable(format!("samples: {error}")),
+            RetrainError::Busy => Self::busy(),
+            RetrainError::Interrupted => Self::internal("a training was interrupted"),
         }
     }
 }

@@ -11,19 +11,24 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
+use percent_encoding::percent_decode_str;
+use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use self::error::ApiError;
 use crate::registry::Registry;
 
-/// The largest body that is read, in bytes: some three million readings.
-pub const MAX_BODY: usize = 64 * 1024 * 1024;
+/// The largest body of /retrain, in bytes: three million readings with all their digits.
+pub const MAX_RETRAIN_BODY: usize = 64 * 1024 * 1024;
+
+/// The largest body of /predict, in bytes: what is read between other requests must be short.
+pub const MAX_PREDICT_BODY: usize = 1024 * 1024;
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
 
@@ -34,13 +39,14 @@ const JSON: (HeaderName, HeaderValue) = (
 
 /// All routes, serving what the registry serves.
 pub fn router(registry: Arc<Registry>) -> Router {
-    let router = Router::new()
+    let routes = Router::new()
         .route("/predict", only_post(predict))
         .route("/retrain", only_post(retrain))
-        .fallback(not_found)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(CatchPanicLayer::custom(panicked))
         .with_state(registry);
+    let plain = routes.clone().fallback(not_found);
+    let router = routes
+        .fallback(move |request| spelt_otherwise(plain, request))
+        .layer(CatchPanicLayer::custom(panicked));
     // Tracing a request costs even where nobody listens.
     if tracing::enabled!(tracing::Level::DEBUG) {
         router.layer(TraceLayer::new_for_http())
@@ -51,75 +57,62 @@ pub fn router(registry: Arc<Registry>) -> Router {
 
 async fn predict(
     State(registry): State<Arc<Registry>>,
-    JsonBody(body): JsonBody,
+    request: Request,
 ) -> Result<Response, ApiError> {
+    let body = json_body(request, MAX_PREDICT_BODY).await?;
     let value = wire::value(&body)?;
-    let judgement = registry
-        .serving()
-        .judge(value)
-        .map_err(|error| ApiError::refused("value", &error))?;
+    let judgement = registry.serving().judge(value);
+    let judgement = judgement.map_err(|error| ApiError::cannot_judge(value, &error))?;
     Ok(([JSON], wire::judgement(value, &judgement)).into_response())
 }
 
 async fn retrain(
     State(registry): State<Arc<Registry>>,
-    JsonBody(body): JsonBody,
+    request: Request,
 ) -> Result<Response, ApiError> {
-    // Millions of numbers take their time, which predictions on this thread must not wait for.
-    let samples = tokio::task::spawn_blocking(move || wire::samples(&body))
-        .await
-        .map_err(|error| ApiError::internal(&error.to_string()))??;
-    let detector = registry.retrain(samples).await.inspect_err(|error| {
-        tracing::warn!(%error, "a retrain was refused; the model is unchanged");
-    })?;
+    let body = json_body(request, MAX_RETRAIN_BODY).await?;
+    // Read where it is fitted: millions of numbers take their time, which predictions on this
+    // thread must not wait for, nor a retrain that was asked later overtake.
+    let detector = registry.retrain(move || wire::samples(&body)).await?;
     Ok(([JSON], wire::retrained(detector.forest().n_samples())).into_response())
 }
 
 /// The body of a request that says it is JSON, not yet read.
-struct JsonBody(Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for JsonBody {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
-            return Err(ApiError::media_type(
-                request.headers().get(header::CONTENT_TYPE),
-            ));
-        }
-        match Bytes::from_request(request, state).await {
-            Ok(body) => Ok(Self(body)),
-            Err(rejection) if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(ApiError::too_large(MAX_BODY))
-            }
-            Err(rejection) => Err(ApiError::malformed(format!(
-                "the body could not be read: {}",
-                rejection.body_text()
-            ))),
-        }
+async fn json_body(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+    let (head, body) = request.into_parts();
+    if !is_json(&head.headers) {
+        return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
     }
+    let told = head.headers.get(header::CONTENT_LENGTH);
+    let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if told.is_some_and(|length| length > limit) {
+        return Err(ApiError::too_large(limit));
+    }
+    // A body of untold length is cut off where it passes the limit.
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
+        let past_limit = error.into_inner().is::<http_body_util::LengthLimitError>();
+        if past_limit {
+            ApiError::too_large(limit)
+        } else {
+            ApiError::malformed("the body broke off")
+        }
+    })
 }
 
 /// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return false;
-    };
-    let Ok(value) = value.to_str() else {
+    let value = headers.get(header::CONTENT_TYPE);
+    let Some(value) = value.and_then(|value| value.to_str().ok()) else {
         return false;
     };
     let media_type = value.split(';').next().unwrap_or_default().trim();
-    let suffix = |length: usize| {
-        let start = media_type.len().checked_sub(length);
-        start
-            .and_then(|start| media_type.get(start..))
-            .unwrap_or("")
+    let Some((kind, subtype)) = media_type.split_once('/') else {
+        return false;
     };
-    media_type.eq_ignore_ascii_case("application/json")
-        || (media_type
-            .get(..12)
-            .is_some_and(|start| start.eq_ignore_ascii_case("application/"))
-            && suffix(5).eq_ignore_ascii_case("+json"))
+    let suffix = subtype.rsplit_once('+').map(|(_, suffix)| suffix);
+    kind.eq_ignore_ascii_case("application")
+        && (subtype.eq_ignore_ascii_case("json")
+            || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("json")))
 }
 
 /// A route as Flask makes it from `methods=["POST"]`.
@@ -134,6 +127,24 @@ where
         .fallback(|method: Method| async move {
             ([ALLOW], ApiError::method_not_allowed(method.as_str()))
         })
+}
+
+/// Flask also finds paths with two slashes in front, which come about where an address that ends in
+/// one is put before a path, and paths with percent signs.
+async fn spelt_otherwise(plain: Router, mut request: Request) -> Response {
+    let path = request.uri().path();
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let spelt_plainly = format!("/{}", decoded.trim_start_matches('/'));
+    match spelt_plainly.parse::<Uri>() {
+        Ok(uri) if spelt_plainly != path => {
+            *request.uri_mut() = uri;
+            match plain.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        _ => ApiError::not_found(path).into_response(),
+    }
 }
 
 async fn not_found(uri: Uri) -> ApiError {

@@ -6,18 +6,16 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-use ndarray::Array2;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use ndarray::{Array1, Array2, Axis};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use crate::detector::Judgement;
+use crate::text;
 
 /// numpy's arrays have no more dimensions.
 const MAX_NESTING: usize = 64;
-
-/// How much of a wrong value an error shows.
-const MAX_SHOWN: usize = 60;
 
 /// Reads the body of /predict: `{"value": …}`.
 pub(super) fn value(body: &[u8]) -> Result<f64, ApiError> {
@@ -31,10 +29,13 @@ pub(super) fn value(body: &[u8]) -> Result<f64, ApiError> {
 pub(super) fn samples(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     let text = decode(body)?;
     let raw = field(&text, "samples", r#"{"samples": [2.4, 2.5, 2.6]}"#)?;
-    let mut samples = Samples::default();
+    let mut samples = Samples {
+        shape: vec![None; MAX_NESTING],
+        ..Samples::default()
+    };
     samples.collect(raw, 0)?;
     if samples.values.is_empty() {
-        let shown = shorten(raw);
+        let shown = shown(raw);
         return Err(ApiError::unprocessable(format!(
             "samples must hold at least one number, got {shown}"
         )));
@@ -44,9 +45,7 @@ pub(super) fn samples(body: &[u8]) -> Result<Array2<f64>, ApiError> {
             "samples must not mix text with true and false",
         ));
     }
-    let shape = (samples.values.len(), 1);
-    Array2::from_shape_vec(shape, samples.values)
-        .map_err(|error| ApiError::internal(&error.to_string()))
+    Ok(Array1::from(samples.values).insert_axis(Axis(1)))
 }
 
 /// The answer of /predict.
@@ -94,37 +93,15 @@ fn push_float(out: &mut String, value: f64) {
     }
 }
 
-/// The body as text. Python's JSON also reads UTF-16, which Windows PowerShell writes to files, and
-/// passes over a byte order mark.
 fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
-    let utf16 = |unit: fn([u8; 2]) -> u16| {
-        let (pairs, odd) = body.as_chunks::<2>();
-        let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();
-        match String::from_utf16(&units) {
-            Ok(text) if odd.is_empty() => {
-                Ok(Cow::Owned(text.trim_start_matches('\u{feff}').to_owned()))
-            }
-            _ => Err(ApiError::malformed("the body is not valid UTF-16")),
-        }
-    };
-    match body {
-        [0xFF, 0xFE, ..] | [_, 0, ..] => utf16(u16::from_le_bytes),
-        [0xFE, 0xFF, ..] | [0, _, ..] => utf16(u16::from_be_bytes),
-        _ => {
-            let text = std::str::from_utf8(body)
-                .map_err(|error| ApiError::malformed(format!("the body is not UTF-8: {error}")))?;
-            Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)))
-        }
-    }
+    text::decode(body).map_err(|error| ApiError::malformed(format!("the body is {error}")))
 }
 
 /// The raw JSON of a field of the body's object; where it stands twice, the last.
 fn field<'a>(text: &'a str, name: &'static str, example: &str) -> Result<&'a RawValue, ApiError> {
-    let malformed =
-        |error: serde_json::Error| ApiError::malformed(format!("the body is not JSON: {error}"));
     if !text.trim_ascii_start().starts_with('{') {
-        let raw: &RawValue = serde_json::from_str(text).map_err(malformed)?;
-        let shown = shorten(raw);
+        let raw: &RawValue = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+        let shown = shown(raw);
         return Err(ApiError::unprocessable(format!(
             "the body must be an object such as {example}, got {shown}"
         )));
@@ -133,7 +110,7 @@ fn field<'a>(text: &'a str, name: &'static str, example: &str) -> Result<&'a Raw
     let found = json
         .deserialize_map(FieldVisitor(name))
         .and_then(|found| json.end().map(|()| found))
-        .map_err(malformed)?;
+        .map_err(|error| not_json(&error))?;
     found.ok_or_else(|| {
         ApiError::unprocessable(format!(
             "the field {name} is missing; the body must be an object such as {example}"
@@ -152,8 +129,8 @@ impl<'de> Visitor<'de> for FieldVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found = None;
-        while let Some(is_field) = map.next_key_seed(IsName(self.0))? {
-            if is_field {
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            if is_name(key.get(), self.0) {
                 found = Some(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
@@ -163,26 +140,12 @@ impl<'de> Visitor<'de> for FieldVisitor {
     }
 }
 
-/// Whether a key is the one looked for.
-struct IsName(&'static str);
-
-impl<'de> DeserializeSeed<'de> for IsName {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for IsName {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<bool, E> {
-        Ok(key == self.0)
+/// Whether a key is the one looked for. Others may be anything that Python lets pass.
+fn is_name(key: &str, name: &str) -> bool {
+    if key.contains('\\') {
+        serde_json::from_str::<String>(key).is_ok_and(|key| key == name)
+    } else {
+        key.trim_matches('"') == name
     }
 }
 
@@ -197,7 +160,7 @@ enum NotANumber {
 
 impl NotANumber {
     fn at(self, field: &str, raw: &RawValue) -> ApiError {
-        let shown = shorten(raw);
+        let shown = shown(raw);
         match self {
             Self::Kind => {
                 ApiError::unprocessable(format!("{field} must be a finite number, got {shown}"))
@@ -260,8 +223,8 @@ fn number_in_text(text: &str) -> Option<f64> {
 #[derive(Default)]
 struct Samples {
     values: Vec<f64>,
-    /// The length of arrays at each depth.
-    shape: Vec<usize>,
+    /// The length of arrays at each depth, once one was read.
+    shape: Vec<Option<usize>>,
     /// How deep the first number lies; all others lie as deep.
     depth: Option<usize>,
     /// The indices that lead to where we are.
@@ -274,7 +237,7 @@ impl Samples {
     fn collect(&mut self, raw: &RawValue, depth: usize) -> Result<(), ApiError> {
         if !raw.get().starts_with('[') {
             if *self.depth.get_or_insert(depth) != depth {
-                return Err(self.uneven());
+                return Err(self.uneven(raw));
             }
             self.has_text |= raw.get().starts_with('"');
             self.has_bool |= raw.get().starts_with(['t', 'f']);
@@ -287,28 +250,28 @@ impl Samples {
                 "samples must not be nested deeper than {MAX_NESTING} arrays"
             )));
         }
-        let items: Vec<&RawValue> = serde_json::from_str(raw.get())
-            .map_err(|error| ApiError::malformed(format!("the body is not JSON: {error}")))?;
-        match self.shape.get(depth) {
-            Some(&length) if length != items.len() => return Err(self.uneven()),
-            Some(_) => {}
-            None => self.shape.push(items.len()),
-        }
         if self.depth.is_some_and(|numbers| numbers <= depth) {
-            return Err(self.uneven());
+            return Err(self.uneven(raw));
         }
-        for (index, item) in items.into_iter().enumerate() {
-            self.path.push(index);
-            self.collect(item, depth + 1)?;
-            self.path.pop();
+        let mut json = serde_json::Deserializer::from_str(raw.get());
+        let items = json.deserialize_seq(Items {
+            samples: self,
+            depth,
+        });
+        let length = items.map_err(|error| not_json(&error))??;
+        match self.shape[depth] {
+            Some(known) if known != length => return Err(self.uneven(raw)),
+            _ => self.shape[depth] = Some(length),
         }
         Ok(())
     }
 
-    fn uneven(&self) -> ApiError {
+    fn uneven(&self, raw: &RawValue) -> ApiError {
         let place = self.place();
+        let shown = shown(raw);
         ApiError::unprocessable(format!(
-            "{place} has another shape than what stands before it; samples must be a list of numbers"
+            "{place} has another shape than what stands before it, got {shown}; samples must be a list \
+             of numbers"
         ))
     }
 
@@ -321,12 +284,40 @@ impl Samples {
     }
 }
 
-fn shorten(raw: &RawValue) -> String {
-    let text = raw.get();
-    match text.char_indices().nth(MAX_SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+fn shown(raw: &RawValue) -> Cow<'_, str> {
+    text::shorten(raw.get())
+}
+
+/// Reads the items of an array one by one; returns their number, or why one is refused.
+struct Items<'a> {
+    samples: &'a mut Samples,
+    depth: usize,
+}
+
+impl<'de> Visitor<'de> for Items<'_> {
+    type Value = Result<usize, ApiError>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
     }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut length = 0;
+        let mut refused = None;
+        while let Some(item) = items.next_element::<&RawValue>()? {
+            if refused.is_none() {
+                self.samples.path.push(length);
+                refused = self.samples.collect(item, self.depth + 1).err();
+                self.samples.path.pop();
+            }
+            length += 1;
+        }
+        Ok(refused.map_or(Ok(length), Err))
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    ApiError::malformed(format!("the body is not JSON: {error}"))
 }
 
 #[cfg(test)]

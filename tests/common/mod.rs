@@ -124,7 +124,17 @@ impl Server {
     }
 
     /// Starts a command that tells `listening on ADDRESS` on standard error or output.
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        let mut server = Self::spawn_until(command, "");
+        let line = server.wait_for_line("listening on ");
+        let (_, address) = line.split_once("listening on ").expect("it stands there");
+        let end = address.find(',').unwrap_or(address.len());
+        server.address = address[..end].to_owned();
+        server
+    }
+
+    /// Starts a command and waits for a line that contains a text.
+    pub fn spawn_until(mut command: Command, text: &str) -> Self {
         let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -144,15 +154,14 @@ impl Server {
                 }
             });
         }
-        let mut server = Self {
+        let server = Self {
             process,
             address: String::new(),
             log,
         };
-        let line = server.wait_for_line("listening on ");
-        let (_, address) = line.split_once("listening on ").expect("it stands there");
-        let end = address.find(',').unwrap_or(address.len());
-        server.address = address[..end].to_owned();
+        if !text.is_empty() {
+            server.wait_for_line(text);
+        }
         server
     }
 

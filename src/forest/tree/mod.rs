@@ -52,31 +52,35 @@ impl<'a> Tree<'a> {
     }
 
     /// The feature that splits a node and the threshold up to which a value goes left; `None` for
-    /// a leaf.
+    /// a leaf, or where there is no such node.
     pub fn split(&self, node: usize) -> Option<(usize, f64)> {
-        let feature = self.feature[node];
+        let feature = *self.feature.get(node)?;
         (feature != LEAF).then(|| (feature as usize, self.threshold[node]))
     }
 
-    /// The children of a node, left and right; `None` for a leaf.
+    /// The children of a node, left and right; `None` for a leaf, or where there is no such node.
     pub fn children(&self, node: usize) -> Option<(usize, usize)> {
-        (self.feature[node] != LEAF).then(|| (node + 1, self.right[node] as usize))
+        let feature = *self.feature.get(node)?;
+        (feature != LEAF).then(|| (node + 1, self.right[node] as usize))
     }
 
-    /// Whether the nodes stand in depth-first order, each reached once.
-    fn is_sound(&self, n_features: usize) -> bool {
+    /// Whether the nodes stand in depth-first order, each reached once, and share out the rows.
+    fn is_sound(&self, n_features: usize, max_samples: u32) -> bool {
+        let rows = |node: usize| self.n_node_samples.get(node).copied().map(u64::from);
         // Where the right children of the nodes above must stand.
         let mut rights = Vec::new();
-        (0..self.node_count()).all(|node| match (self.split(node), self.children(node)) {
-            (Some((feature, threshold)), Some((_, right))) => {
-                rights.push(right);
-                feature < n_features && threshold.is_finite()
-            }
-            _ => match rights.pop() {
-                Some(right) => right == node + 1 && right < self.node_count(),
-                None => node + 1 == self.node_count(),
-            },
-        })
+        rows(0) == Some(u64::from(max_samples))
+            && (0..self.node_count()).all(|node| match (self.split(node), self.children(node)) {
+                (Some((feature, threshold)), Some((left, right))) => {
+                    rights.push(right);
+                    let shared = rows(left).zip(rows(right)).map(|(l, r)| l + r);
+                    feature < n_features && threshold.is_finite() && shared == rows(node)
+                }
+                _ => match rights.pop() {
+                    Some(right) => right == node + 1 && right < self.node_count(),
+                    None => node + 1 == self.node_count(),
+                },
+            })
     }
 
     /// How many of the tree's rows reached each node.
@@ -105,7 +109,7 @@ impl Trees {
 
     /// Whether every index leads where it may, so that trees read from outside cannot cause a
     /// panic or an endless walk.
-    pub(super) fn is_sound(&self, n_features: usize) -> bool {
+    pub(super) fn is_sound(&self, n_features: usize, max_samples: u32) -> bool {
         let nodes = self.feature.len();
         let same_lengths = [
             self.threshold.len(),
@@ -121,7 +125,9 @@ impl Trees {
         same_lengths.iter().all(|&len| len == nodes)
             && ends_ascend
             && start as usize == nodes
-            && self.iter().all(|tree| tree.is_sound(n_features))
+            && self
+                .iter()
+                .all(|tree| tree.is_sound(n_features, max_samples))
     }
 
     fn with_capacity(nodes: usize) -> Self {
@@ -222,7 +228,8 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
     ) -> Result<Trees, FitError> {
         let (n_rows, max_depth) = (self.n_rows, self.max_depth());
         // Most trees have about as many nodes as rows.
-        let mut trees = Trees::with_capacity(seeds.len() * self.max_samples as usize);
+        let nodes = seeds.len() * self.max_samples as usize;
+        let mut trees = Trees::with_capacity(nodes.min(1 << 20));
         let mut rows = RowSampler::new(n_rows, self.max_samples, None);
         let numbers = column.map(|column| column.rank.as_slice());
         let mut ranks = RowSampler::new(n_rows, self.max_samples, numbers);
