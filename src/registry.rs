@@ -12,6 +12,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use ndarray::Array2;
 use thiserror::Error;
@@ -32,9 +33,18 @@ pub struct Registry {
 
 type Job = Box<dyn FnOnce(&Model) + Send>;
 
+/// A detector as it is served.
+#[derive(Debug)]
+pub struct Served {
+    /// The detector.
+    pub detector: Detector,
+    /// When it was trained.
+    pub trained_at: SystemTime,
+}
+
 #[derive(Debug)]
 struct Model {
-    serving: RwLock<Arc<Detector>>,
+    serving: RwLock<Arc<Served>>,
     params: IsolationForestParams,
 }
 
@@ -70,9 +80,9 @@ impl Registry {
     ///
     /// [`SetupError`] when the readings or the parameters are refused.
     pub fn train(params: IsolationForestParams, readings: Array2<f64>) -> Result<Self, SetupError> {
-        let detector = fit(&params, readings)?;
+        let trained = fit(&params, readings)?;
         let model = Arc::new(Model {
-            serving: RwLock::new(Arc::new(detector)),
+            serving: RwLock::new(Arc::new(trained)),
             params,
         });
         let (queue, jobs) = sync_channel::<Job>(MAX_WAITING);
@@ -91,7 +101,7 @@ impl Registry {
     }
 
     /// The detector to judge with. It stays whole and unchanged however long it is held.
-    pub fn serving(&self) -> Arc<Detector> {
+    pub fn serving(&self) -> Arc<Served> {
         self.model.serving()
     }
 
@@ -106,7 +116,7 @@ impl Registry {
     pub async fn retrain<E: From<RetrainError> + Send + 'static>(
         &self,
         readings: impl FnOnce() -> Result<Array2<f64>, E> + Send + 'static,
-    ) -> Result<Arc<Detector>, E> {
+    ) -> Result<Arc<Served>, E> {
         let (tell, told) = oneshot::channel();
         let job = Box::new(move |model: &Model| {
             let retrained = readings().and_then(|readings| Ok(model.retrain(readings)?));
@@ -125,21 +135,21 @@ impl Registry {
 }
 
 impl Model {
-    fn serving(&self) -> Arc<Detector> {
+    fn serving(&self) -> Arc<Served> {
         // Only a pointer is ever written under the lock, so a poisoned lock holds a whole one.
         Arc::clone(&self.serving.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn retrain(&self, readings: Array2<f64>) -> Result<Arc<Detector>, RetrainError> {
-        let detector = Arc::new(fit(&self.params, readings)?);
+    fn retrain(&self, readings: Array2<f64>) -> Result<Arc<Served>, RetrainError> {
+        let trained = Arc::new(fit(&self.params, readings)?);
         let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
-        *serving = Arc::clone(&detector);
-        Ok(detector)
+        *serving = Arc::clone(&trained);
+        Ok(trained)
     }
 }
 
 /// Fits a detector and tells the log what one needs to make it again, or to beware of it.
-fn fit(params: &IsolationForestParams, readings: Array2<f64>) -> Result<Detector, DetectorError> {
+fn fit(params: &IsolationForestParams, readings: Array2<f64>) -> Result<Served, DetectorError> {
     let detector = Detector::fit(params, readings)?;
     let forest = detector.forest();
     tracing::info!(
@@ -152,14 +162,20 @@ fn fit(params: &IsolationForestParams, readings: Array2<f64>) -> Result<Detector
     );
     let blind = detector.blind_sides();
     let side = match (blind.below, blind.above) {
-        (true, true) => "outside",
-        (true, false) => "below",
-        (false, true) => "above",
-        (false, false) => return Ok(detector),
+        (true, true) => Some("outside"),
+        (true, false) => Some("below"),
+        (false, true) => Some("above"),
+        (false, false) => None,
     };
-    tracing::warn!(
-        "this model calls every reading {side} the training range normal, because the training \
-         readings are too few or too much alike there; train it on more, or more varied, readings"
-    );
-    Ok(detector)
+    if let Some(side) = side {
+        tracing::warn!(
+            "this model calls every reading {side} the training range normal, because the \
+             training readings are too few or too much alike there; train it on more, or more \
+             varied, readings"
+        );
+    }
+    Ok(Served {
+        detector,
+        trained_at: SystemTime::now(),
+    })
 }

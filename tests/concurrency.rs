@@ -11,7 +11,7 @@ use common::SplitMix;
 use iforest_server::detector::{Detector, Judgement};
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
 use iforest_server::readings;
-use iforest_server::registry::{Registry, RetrainError};
+use iforest_server::registry::{Registry, RetrainError, Served};
 use ndarray::Array2;
 
 fn params() -> IsolationForestParams {
@@ -45,7 +45,9 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
     const RETRAINS: u64 = 320;
     let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
     let registry = Arc::new(registry);
-    let mut possible = HashSet::from([bits(registry.serving().judge(VALUE).expect("judged"))]);
+    let mut possible = HashSet::from([bits(
+        registry.serving().detector.judge(VALUE).expect("judged"),
+    )]);
     for model in 0..MODELS {
         let detector = Detector::fit(&params(), readings(model, 300, 4.0 + model as f64));
         possible.insert(bits(
@@ -68,7 +70,11 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
             tokio::spawn(async move {
                 let mut seen = HashSet::new();
                 while !done.load(Ordering::Relaxed) {
-                    let judgement = registry.serving().judge(VALUE).expect("never fails");
+                    let judgement = registry
+                        .serving()
+                        .detector
+                        .judge(VALUE)
+                        .expect("never fails");
                     assert!(possible.contains(&bits(judgement)), "{judgement:?}");
                     seen.insert(bits(judgement));
                     predicted.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +103,7 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
     assert!(predicted.load(Ordering::Relaxed) > 1000);
 }
 
-async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Detector>, RetrainError> {
+async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Served>, RetrainError> {
     registry.retrain(|| Ok(data)).await
 }
 
@@ -114,7 +120,11 @@ async fn predictions_do_not_wait_for_a_retrain() {
     });
     let mut during = 0;
     while !running.is_finished() {
-        registry.serving().judge(VALUE).expect("never fails");
+        registry
+            .serving()
+            .detector
+            .judge(VALUE)
+            .expect("never fails");
         during += 1;
         tokio::task::yield_now().await;
     }
@@ -136,10 +146,16 @@ async fn of_retrains_at_once_the_one_asked_last_stays() {
         retrain(&registry, readings(3, 300, 2.0)),
         retrain(&registry, last),
     );
-    assert_eq!(first.expect("it trains").forest().n_samples(), 60_000);
-    assert_eq!(second.expect("it trains").forest().n_samples(), 300);
-    assert_eq!(*third.expect("it trains"), expected);
-    assert_eq!(*registry.serving(), expected);
+    assert_eq!(
+        first.expect("it trains").detector.forest().n_samples(),
+        60_000
+    );
+    assert_eq!(
+        second.expect("it trains").detector.forest().n_samples(),
+        300
+    );
+    assert_eq!(third.expect("it trains").detector, expected);
+    assert_eq!(registry.serving().detector, expected);
 }
 
 // A client that hangs up, while its retrain runs or still waits, does not leave the server without
@@ -154,7 +170,7 @@ async fn a_retrain_whose_client_has_gone_is_carried_out() {
         let soon = std::time::Duration::from_micros(1);
         assert!(tokio::time::timeout(soon, gone).await.is_err());
     }
-    while *registry.serving() != expected {
+    while registry.serving().detector != expected {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let next = retrain(&registry, readings(4, 30, 1.0)).await;

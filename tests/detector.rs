@@ -181,3 +181,40 @@ fn a_detector_that_cannot_alarm_knows_it() {
     let good = Detector::fit(&params(), readings(500, 1)).expect("good readings");
     assert_eq!(good.blind_sides(), both(false));
 }
+
+// Alarm limits must agree with the judgement of every reading, whatever the unit and the shape of
+// the data: on thousands of readings, and around every limit.
+#[test]
+fn normal_ranges_are_what_is_judged_normal() {
+    let mut random = SplitMix(9);
+    for (rows, scale, shift) in [
+        (500, 5.0, 0.0),
+        (60, 1e-9, -1.0),
+        (300, 1e12, 1e13),
+        (2, 1.0, 0.0),
+    ] {
+        let data = Array2::from_shape_simple_fn((rows, 1), || {
+            let u = random.uniform();
+            scale * u * u * u + shift
+        });
+        let detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let ranges = detector.normal_ranges().expect("one feature");
+        assert!(ranges.is_sorted_by(|a, b| a.high < b.low));
+        let limits = ranges
+            .iter()
+            .flat_map(|range| [range.low, range.high])
+            .flatten();
+        let around = limits.flat_map(|limit| [limit.next_down(), limit, limit.next_up()]);
+        let spread = (0..4000).map(|i| shift + scale * (f64::from(i) / 2000.0 - 0.5));
+        for reading in around.chain(spread).collect::<Vec<_>>() {
+            let inside = ranges.iter().any(|range| {
+                range.low.is_none_or(|low| low <= reading)
+                    && range.high.is_none_or(|high| reading <= high)
+            });
+            let judged = detector.judge(reading).expect("a good reading");
+            assert_eq!(inside, !judged.is_anomaly, "{reading} in {ranges:?}");
+        }
+    }
+    let several = Detector::fit(&params(), readings(50, 2)).expect("good readings");
+    assert_eq!(several.normal_ranges(), None);
+}

@@ -341,7 +341,9 @@ async fn methods_and_paths_are_those_of_server_py() {
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(
             answer.error(),
-            format!("there is no {path:?} here; POST to /predict or /retrain")
+            format!(
+                "there is no {path:?} here; POST to /predict or /retrain, or GET /models/default"
+            )
         );
     }
 }
@@ -582,6 +584,145 @@ async fn a_short_retrain_does_not_overtake_a_long_one() {
     let alone = server();
     post(&alone, "/retrain", r#"{"samples": [1, 2, 3]}"#).await;
     assert_eq!(stays, predict(&alone, r#"{"value": 2.5}"#).await.body);
+}
+
+// Node-RED sends all that waits in one request: each answer is the one that the value alone gets.
+#[tokio::test]
+async fn many_values_are_answered_as_one_by_one() {
+    let router = server();
+    let values = ["2.5", "9", "\"0.25\"", "true", "-1e3"];
+    let mut expected = Vec::new();
+    for value in values {
+        let answer = predict(&router, &format!("{{\"value\":{value}}}")).await;
+        expected.push(answer.body.trim_end().to_owned());
+    }
+    let body = format!("{{\"values\": [{}]}}", values.join(", "));
+    let answer = predict(&router, &body).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers[header::CONTENT_TYPE], JSON);
+    assert_eq!(
+        answer.body,
+        format!("{{\"predictions\":[{}]}}\n", expected.join(","))
+    );
+    let none = predict(&router, r#"{"values": []}"#).await;
+    assert_eq!(none.body, "{\"predictions\":[]}\n");
+    // server.py knows value only.
+    let both = predict(&router, r#"{"values": [1, 2], "value": 2.5}"#).await;
+    assert_eq!(both.body.trim_end(), expected[0]);
+}
+
+// One bad value refuses the whole request, and its place is told.
+#[tokio::test]
+async fn one_bad_value_refuses_many_with_its_index() {
+    let router = server();
+    for (body, status, error) in [
+        (
+            r#"{"values": [1, null]}"#,
+            422,
+            "values[1] must be a finite number, got null",
+        ),
+        (
+            r#"{"values": [[1]]}"#,
+            422,
+            "values[0] must be a finite number, got [1]",
+        ),
+        (
+            r#"{"values": [1, 2, "abc"]}"#,
+            422,
+            "values[2] must be a finite number, got \"abc\"",
+        ),
+        (
+            r#"{"values": [1e400]}"#,
+            400,
+            "values[0] must be a finite number, got 1e400, which is beyond the range of a double",
+        ),
+        (
+            r#"{"values": 5}"#,
+            422,
+            "values must be a list of numbers, got 5",
+        ),
+        (
+            r#"{"values": [1, NaN]}"#,
+            400,
+            "the body is not JSON: expected value at line 1 column 16",
+        ),
+    ] {
+        let answer = predict(&router, body).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
+        assert_eq!(answer.error(), error, "{body}");
+    }
+    post(
+        &router,
+        "/retrain",
+        r#"{"samples": [1.0001, 1.0002, 1.0003]}"#,
+    )
+    .await;
+    let far = predict(&router, r#"{"values": [1, 1e308]}"#).await;
+    let expected = "values[1] must be nearer to the training readings, got 1e308";
+    assert_eq!(far.error(), expected);
+}
+
+// The dashboard's gauge takes its limits from here: each is the last reading of its side.
+#[tokio::test]
+async fn the_model_tells_its_normal_ranges_to_the_last_digit() {
+    let router = server();
+    let get = || {
+        Request::get("/models/default")
+            .body(Body::empty())
+            .expect("good")
+    };
+    let answer = send(&router, get()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let model: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    for (field, expected) in [
+        ("name", serde_json::json!("default")),
+        ("features", 1.into()),
+        ("samples_used", 500.into()),
+        ("contamination", 0.05.into()),
+        ("n_estimators", 100.into()),
+        ("max_samples", 256.into()),
+        ("random_state", 42.into()),
+    ] {
+        assert_eq!(model[field], expected, "{field}");
+    }
+    assert!(model["threshold"].as_f64().expect("a number").abs() < 1e-9);
+    let trained_at = model["trained_at"].as_str().expect("a time");
+    assert_eq!(
+        trained_at.len(),
+        "2026-11-23T02:00:00Z".len(),
+        "{trained_at}"
+    );
+    let ranges = model["normal_ranges"].as_array().expect("ranges");
+    assert!(!ranges.is_empty());
+    for range in ranges {
+        for (end, outwards) in [(0, -1i64), (1, 1)] {
+            let limit = range[end]
+                .as_f64()
+                .expect("this model alarms on both sides");
+            let beyond = f64::from_bits(limit.to_bits().wrapping_add_signed(outwards));
+            for (value, normal) in [(limit, true), (beyond, false)] {
+                let answer = predict(&router, &format!("{{\"value\":{value:?}}}")).await;
+                assert_eq!(
+                    answer.body.contains("Normal"),
+                    normal,
+                    "{value:?} of {range}"
+                );
+            }
+        }
+    }
+    // A model that calls everything normal has one range without ends.
+    post(&router, "/retrain", r#"{"samples": [2, 2, 2]}"#).await;
+    let answer = send(&router, get()).await;
+    assert!(
+        answer.body.ends_with("\"normal_ranges\":[[null,null]]}\n"),
+        "{}",
+        answer.body
+    );
+
+    let request = Request::post("/models/default").body(Body::empty());
+    let wrong = send(&router, request.expect("good")).await;
+    assert_eq!(wrong.status, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(wrong.error(), "the method must be GET, got POST");
 }
 
 // Two hundred thousand readings are past the two megabytes that axum reads by default.

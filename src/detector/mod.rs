@@ -130,6 +130,33 @@ impl Detector {
         })
     }
 
+    /// For a detector of one feature, the ranges of readings that it calls normal, exactly and in
+    /// ascending order: alarm limits, as an engineer would program them.
+    pub fn normal_ranges(&self) -> Option<Vec<NormalRange>> {
+        let ranges = self.forest.normal_ranges()?;
+        let ranges = ranges.into_iter().filter_map(|(low, high)| {
+            // Scaling and rounding never reverse two readings, so a limit can be searched for.
+            let scaled = |reading| self.scaler.scale_value(0, reading) as f32;
+            let range = NormalRange {
+                low: match low {
+                    f32::NEG_INFINITY => None,
+                    low => Some(greatest(|reading| scaled(reading) <= low)?.next_up()),
+                },
+                high: match high {
+                    f32::INFINITY => None,
+                    high => Some(greatest(|reading| scaled(reading) <= high)?),
+                },
+            };
+            // Steps of the forest may lie between two neighbouring doubles.
+            let empty = range
+                .low
+                .zip(range.high)
+                .is_some_and(|(low, high)| low > high);
+            (!empty).then_some(range)
+        });
+        Some(ranges.collect())
+    }
+
     /// The anomaly score of each row of readings.
     ///
     /// # Errors
@@ -185,6 +212,40 @@ pub struct Blind {
     pub below: bool,
     /// Far above all training readings.
     pub above: bool,
+}
+
+/// The greatest finite number for which `holds`, which holds up to some number and not beyond;
+/// `None` where it holds for none.
+fn greatest(holds: impl Fn(f64) -> bool) -> Option<f64> {
+    // Whole numbers in the order of the doubles they stand for.
+    let number = |key: i64| f64::from_bits((key ^ (((key >> 63) as u64) >> 1) as i64) as u64);
+    let key = |number: f64| {
+        let bits = number.to_bits() as i64;
+        bits ^ (((bits >> 63) as u64) >> 1) as i64
+    };
+    let (mut low, mut high) = (key(f64::MIN), key(f64::MAX));
+    if !holds(number(low)) {
+        return None;
+    }
+    while low < high {
+        // Rounded up, without overflow.
+        let middle = ((i128::from(low) + i128::from(high) + 1) >> 1) as i64;
+        if holds(number(middle)) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    Some(number(low))
+}
+
+/// A range of readings, its ends included; `None` where it has no end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormalRange {
+    /// The least reading of the range.
+    pub low: Option<f64>,
+    /// The greatest reading of the range.
+    pub high: Option<f64>,
 }
 
 fn scale(scaler: &StandardScaler, readings: Array2<f64>) -> Result<Array2<f64>, DetectorError> {

@@ -123,6 +123,11 @@ impl IsolationForest {
         self.fitted.n_samples as usize
     }
 
+    /// Rows per tree: scikit-learn's `max_samples_`.
+    pub fn max_samples(&self) -> usize {
+        self.fitted.max_samples as usize
+    }
+
     /// scikit-learn's `offset_`: the score below which the contamination share of the training
     /// rows lies.
     pub fn offset(&self) -> f64 {
@@ -199,6 +204,23 @@ impl IsolationForest {
     /// Whether a value of the decision function marks an anomaly.
     pub fn is_anomaly(&self, decision: f64) -> bool {
         decision > self.fitted.threshold
+    }
+
+    /// For a forest of one feature, the ranges of values that are labelled normal, in ascending
+    /// order. A value `x` is in a range `(low, high)` when `low < x as f32 && x as f32 <= high`.
+    pub fn normal_ranges(&self) -> Option<Vec<(f32, f32)>> {
+        let mut ranges: Vec<(f32, f32)> = Vec::new();
+        let mut low = f32::NEG_INFINITY;
+        for (high, score) in self.evaluator.intervals()? {
+            if !self.is_anomaly(self.decision(score)) {
+                match ranges.last_mut() {
+                    Some(range) if range.1 == low => range.1 = high,
+                    _ => ranges.push((low, high)),
+                }
+            }
+            low = high;
+        }
+        Some(ranges)
     }
 
     fn check_width(&self, got: usize) -> Result<(), ScoreError> {

@@ -53,14 +53,17 @@ impl ApiError {
     pub(super) fn not_found(path: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            format!("there is no {path:?} here; POST to /predict or /retrain"),
+            format!(
+                "there is no {path:?} here; POST to /predict or /retrain, or GET /models/default"
+            ),
         )
     }
 
-    pub(super) fn method_not_allowed(method: &str) -> Self {
+    /// `allowed` is what the route takes.
+    pub(super) fn method_not_allowed(allowed: &str, got: &str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            format!("the method must be POST, got {method}"),
+            format!("the method must be {allowed}, got {got}"),
         )
     }
 
@@ -82,12 +85,12 @@ impl ApiError {
     }
 
     /// A refusal of the detector to judge.
-    pub(super) fn cannot_judge(value: f64, error: &DetectorError) -> Self {
+    pub(super) fn cannot_judge(field: &str, value: f64, error: &DetectorError) -> Self {
         match error {
             DetectorError::Overflow { .. } => Self::unprocessable(format!(
-                "value must be nearer to the training readings, got {value:e}"
+                "{field} must be nearer to the training readings, got {value:e}"
             )),
-            error => Self::unprocessable(format!("value: {error}")),
+            error => Self::unprocessable(format!("{field}: {error}")),
         }
     }
 }

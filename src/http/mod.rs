@@ -1,4 +1,4 @@
-//! server.py's HTTP face: `POST /predict` and `POST /retrain`.
+//! The HTTP face: server.py's `POST /predict` and `POST /retrain`, and `GET /models/default`.
 //!
 //! * `wire`: the JSON shapes
 //! * `error`: statuses and error answers
@@ -15,13 +15,14 @@ use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, post};
+use axum::routing::{MethodRouter, get, post};
 use percent_encoding::percent_decode_str;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use self::error::ApiError;
+use self::wire::Question;
 use crate::registry::Registry;
 
 /// The largest body of /retrain, in bytes: three million readings with all their digits.
@@ -42,6 +43,7 @@ pub fn router(registry: Arc<Registry>) -> Router {
     let routes = Router::new()
         .route("/predict", only_post(predict))
         .route("/retrain", only_post(retrain))
+        .route("/models/default", get(default_model).fallback(not_get))
         .with_state(registry);
     let plain = routes.clone().fallback(not_found);
     let router = routes
@@ -60,10 +62,37 @@ async fn predict(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = json_body(request, MAX_PREDICT_BODY).await?;
-    let value = wire::value(&body)?;
-    let judgement = registry.serving().judge(value);
-    let judgement = judgement.map_err(|error| ApiError::cannot_judge(value, &error))?;
-    Ok(([JSON], wire::judgement(value, &judgement)).into_response())
+    let served = registry.serving();
+    let answer = match wire::question(&body)? {
+        Question::One(value) => {
+            let judgement = served.detector.judge(value);
+            let judgement =
+                judgement.map_err(|error| ApiError::cannot_judge("value", value, &error))?;
+            wire::judgement(value, &judgement)
+        }
+        Question::Many(values) => {
+            let judged: Result<Vec<_>, ApiError> = values
+                .into_iter()
+                .enumerate()
+                .map(|(i, value)| {
+                    let judgement = served.detector.judge(value);
+                    let judgement = judgement.map_err(|error| {
+                        ApiError::cannot_judge(&format!("values[{i}]"), value, &error)
+                    })?;
+                    Ok((value, judgement))
+                })
+                .collect();
+            wire::judgements(&judged?)
+        }
+    };
+    Ok(([JSON], answer).into_response())
+}
+
+/// What is known of the model that /predict asks.
+async fn default_model(State(registry): State<Arc<Registry>>) -> Result<Response, ApiError> {
+    let answer = wire::model("default", &registry.serving())
+        .map_err(|error| ApiError::internal(&error.to_string()))?;
+    Ok(([JSON], answer).into_response())
 }
 
 async fn retrain(
@@ -73,8 +102,9 @@ async fn retrain(
     let body = json_body(request, MAX_RETRAIN_BODY).await?;
     // Read where it is fitted: millions of numbers take their time, which predictions on this
     // thread must not wait for, nor a retrain that was asked later overtake.
-    let detector = registry.retrain(move || wire::samples(&body)).await?;
-    Ok(([JSON], wire::retrained(detector.forest().n_samples())).into_response())
+    let served = registry.retrain(move || wire::samples(&body)).await?;
+    let samples_used = served.detector.forest().n_samples();
+    Ok(([JSON], wire::retrained(samples_used)).into_response())
 }
 
 /// The body of a request that says it is JSON, not yet read.
@@ -125,8 +155,15 @@ where
     post(handler)
         .options(|| async { [ALLOW] })
         .fallback(|method: Method| async move {
-            ([ALLOW], ApiError::method_not_allowed(method.as_str()))
+            (
+                [ALLOW],
+                ApiError::method_not_allowed("POST", method.as_str()),
+            )
         })
+}
+
+async fn not_get(method: Method) -> ApiError {
+    ApiError::method_not_allowed("GET", method.as_str())
 }
 
 /// Flask also finds paths with two slashes in front, which come about where an address that ends in

@@ -7,28 +7,64 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use ndarray::{Array1, Array2, Axis};
+use serde::Serialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use crate::detector::Judgement;
+use crate::registry::Served;
 use crate::text;
 
 /// numpy's arrays have no more dimensions.
 const MAX_NESTING: usize = 64;
 
-/// Reads the body of /predict: `{"value": …}`.
-pub(super) fn value(body: &[u8]) -> Result<f64, ApiError> {
+/// What /predict is asked.
+#[derive(Debug, PartialEq)]
+pub(super) enum Question {
+    /// `{"value": …}`, as of server.py.
+    One(f64),
+    /// `{"values": […]}`, which server.py does not know.
+    Many(Vec<f64>),
+}
+
+/// Reads the body of /predict. `value` counts where both stand.
+pub(super) fn question(body: &[u8]) -> Result<Question, ApiError> {
     let text = decode(body)?;
-    let raw = field(&text, "value", r#"{"value": 2.5}"#)?;
-    number(raw).map_err(|problem| problem.at("value", raw))
+    let example = r#"{"value": 2.5}"#;
+    let [value, values] = fields(&text, ["value", "values"], example)?;
+    match (value, values) {
+        (Some(raw), _) => {
+            let value = number(raw).map_err(|problem| problem.at("value", raw))?;
+            Ok(Question::One(value))
+        }
+        (None, Some(raw)) => values_of(raw).map(Question::Many),
+        (None, None) => Err(missing("value", example)),
+    }
+}
+
+fn values_of(raw: &RawValue) -> Result<Vec<f64>, ApiError> {
+    if !raw.get().starts_with('[') {
+        let shown = shown(raw);
+        return Err(ApiError::unprocessable(format!(
+            "values must be a list of numbers, got {shown}"
+        )));
+    }
+    let items: Vec<&RawValue> =
+        serde_json::from_str(raw.get()).map_err(|error| not_json(&error))?;
+    let items = items.into_iter().enumerate();
+    items
+        .map(|(i, raw)| number(raw).map_err(|problem| problem.at(&format!("values[{i}]"), raw)))
+        .collect()
 }
 
 /// Reads the body of /retrain: `{"samples": …}`, a number or an array of any even nesting, which
 /// is flattened. One row per reading.
 pub(super) fn samples(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     let text = decode(body)?;
-    let raw = field(&text, "samples", r#"{"samples": [2.4, 2.5, 2.6]}"#)?;
+    let example = r#"{"samples": [2.4, 2.5, 2.6]}"#;
+    let [raw] = fields(&text, ["samples"], example)?;
+    let raw = raw.ok_or_else(|| missing("samples", example))?;
     let mut samples = Samples {
         shape: vec![None; MAX_NESTING],
         ..Samples::default()
@@ -48,22 +84,79 @@ pub(super) fn samples(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     Ok(Array1::from(samples.values).insert_axis(Axis(1)))
 }
 
-/// The answer of /predict.
+/// The answer of /predict to one value.
 pub(super) fn judgement(value: f64, judgement: &Judgement) -> Vec<u8> {
-    let (prediction, status) = if judgement.is_anomaly {
-        (1, "Anomaly Detected")
-    } else {
-        (0, "Normal Behaviour")
-    };
     let mut body = String::with_capacity(160);
-    body.push_str("{\"anomaly_score\":");
-    push_float(&mut body, judgement.anomaly_score);
-    body.push_str(",\"input_value\":");
-    push_float(&mut body, value);
-    let _ = write!(body, ",\"prediction\":{prediction},\"scaled_value\":");
-    push_float(&mut body, judgement.scaled);
-    let _ = writeln!(body, ",\"status\":\"{status}\"}}");
+    push_judgement(&mut body, value, judgement);
+    body.push('\n');
     body.into_bytes()
+}
+
+/// The answer of /predict to many values.
+pub(super) fn judgements(judged: &[(f64, Judgement)]) -> Vec<u8> {
+    let mut body = String::with_capacity(20 + 160 * judged.len());
+    body.push_str("{\"predictions\":[");
+    for (i, (value, judgement)) in judged.iter().enumerate() {
+        if i > 0 {
+            body.push(',');
+        }
+        push_judgement(&mut body, *value, judgement);
+    }
+    body.push_str("]}\n");
+    body.into_bytes()
+}
+
+fn push_judgement(body: &mut String, value: f64, judgement: &Judgement) {
+    body.push_str("{\"anomaly_score\":");
+    push_float(body, judgement.anomaly_score);
+    body.push_str(",\"input_value\":");
+    push_float(body, value);
+    body.push_str(if judgement.is_anomaly {
+        ",\"prediction\":1,\"scaled_value\":"
+    } else {
+        ",\"prediction\":0,\"scaled_value\":"
+    });
+    push_float(body, judgement.scaled);
+    body.push_str(if judgement.is_anomaly {
+        ",\"status\":\"Anomaly Detected\"}"
+    } else {
+        ",\"status\":\"Normal Behaviour\"}"
+    });
+}
+
+/// The answer of /models/default.
+pub(super) fn model(name: &str, served: &Served) -> Result<Vec<u8>, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Model<'a> {
+        name: &'a str,
+        features: usize,
+        samples_used: usize,
+        contamination: f64,
+        n_estimators: usize,
+        max_samples: usize,
+        random_state: u32,
+        threshold: f64,
+        trained_at: String,
+        normal_ranges: Option<Vec<[Option<f64>; 2]>>,
+    }
+    let forest = served.detector.forest();
+    let ranges = served.detector.normal_ranges();
+    let ranges = ranges.map(|ranges| ranges.iter().map(|range| [range.low, range.high]).collect());
+    let model = Model {
+        name,
+        features: forest.n_features(),
+        samples_used: forest.n_samples(),
+        contamination: forest.hyperparams().contamination(),
+        n_estimators: forest.hyperparams().n_estimators(),
+        max_samples: forest.max_samples(),
+        random_state: forest.random_state(),
+        threshold: forest.threshold(),
+        trained_at: humantime::format_rfc3339_seconds(served.trained_at).to_string(),
+        normal_ranges: ranges,
+    };
+    let mut body = serde_json::to_vec(&model)?;
+    body.push(b'\n');
+    Ok(body)
 }
 
 /// The answer of /retrain.
@@ -97,8 +190,12 @@ fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
     text::decode(body).map_err(|error| ApiError::malformed(format!("the body is {error}")))
 }
 
-/// The raw JSON of a field of the body's object; where it stands twice, the last.
-fn field<'a>(text: &'a str, name: &'static str, example: &str) -> Result<&'a RawValue, ApiError> {
+/// The raw JSON of fields of the body's object; where one stands twice, the last.
+fn fields<'a, const N: usize>(
+    text: &'a str,
+    names: [&'static str; N],
+    example: &str,
+) -> Result<[Option<&'a RawValue>; N], ApiError> {
     if !text.trim_ascii_start().starts_with('{') {
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| not_json(&error))?;
         let shown = shown(raw);
@@ -107,33 +204,34 @@ fn field<'a>(text: &'a str, name: &'static str, example: &str) -> Result<&'a Raw
         )));
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let found = json
-        .deserialize_map(FieldVisitor(name))
+    json.deserialize_map(Fields(names))
         .and_then(|found| json.end().map(|()| found))
-        .map_err(|error| not_json(&error))?;
-    found.ok_or_else(|| {
-        ApiError::unprocessable(format!(
-            "the field {name} is missing; the body must be an object such as {example}"
-        ))
-    })
+        .map_err(|error| not_json(&error))
 }
 
-struct FieldVisitor(&'static str);
+fn missing(field: &str, example: &str) -> ApiError {
+    ApiError::unprocessable(format!(
+        "the field {field} is missing; the body must be an object such as {example}"
+    ))
+}
 
-impl<'de> Visitor<'de> for FieldVisitor {
-    type Value = Option<&'de RawValue>;
+struct Fields<const N: usize>([&'static str; N]);
+
+impl<'de, const N: usize> Visitor<'de> for Fields<N> {
+    type Value = [Option<&'de RawValue>; N];
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
+        let mut found = [None; N];
         while let Some(key) = map.next_key::<&RawValue>()? {
-            if is_name(key.get(), self.0) {
-                found = Some(map.next_value()?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
+            match self.0.iter().position(|name| is_name(key.get(), name)) {
+                Some(field) => found[field] = Some(map.next_value()?),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
         Ok(found)

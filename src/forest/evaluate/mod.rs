@@ -27,8 +27,8 @@ use self::walk::Walk;
 use super::as_f32;
 use super::tree::{Tree, Trees};
 
-/// Rows that are scored together: they fit the first-level cache beside a tree.
-const BLOCK: usize = 512;
+/// Rows that are scored together: padded, they fit the first-level cache beside a tree.
+const BLOCK: usize = 128;
 
 /// Below this many values, starting threads costs more than it brings.
 const PARALLEL_FROM: usize = 32 * 1024;
@@ -72,6 +72,15 @@ impl Evaluator {
             Method::Step(step) => -step.score(row[0] as f32),
             Method::Perfect(trees) => self.score(trees.path_length_sum(&narrow(row))),
             Method::Walk(walk) => self.score(walk.path_length_sum(&narrow(row))),
+        }
+    }
+
+    /// For one feature: the intervals without gaps, from below to above, each with the greatest value
+    /// in it and scikit-learn's `score_samples` of it.
+    pub(super) fn intervals(&self) -> Option<impl Iterator<Item = (f32, f64)>> {
+        match &self.method {
+            Method::Step(step) => Some(step.intervals().map(|(upper, score)| (upper, -score))),
+            _ => None,
         }
     }
 

@@ -2,53 +2,75 @@
 //!
 //! In a perfect tree in heap order the children of node `i` are `2i` and `2i + 1`, so a step down
 //! is a comparison and an addition. All walks are equally long, so nothing depends on the data but
-//! the addresses, and the walks of several rows overlap.
+//! the addresses, and the walks of several rows overlap. Values and thresholds are replaced by
+//! whole numbers in the same order: comparing those sets the carry that the addition takes.
 
 use super::{PathLengths, f32_not_above};
 use crate::forest::tree::{Tree, Trees};
 
 /// Deeper trees are mostly padding.
-pub(super) const MAX_DEPTH: u32 = 10;
+pub(super) const MAX_DEPTH: u32 = WIDE.trailing_zeros();
+
+/// Rows of more features are too long to be padded.
+const MAX_FEATURES: usize = 256;
+
+/// Places for the nodes of a tree, by depth: up to 8 (trees of 256 rows), and up to 10.
+const NARROW: usize = 256;
+const WIDE: usize = 1024;
 
 /// Rows whose walks overlap.
-const LANES: usize = 16;
+const LANES: usize = 8;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    threshold: f32,
+    /// The [`order`] of the threshold.
+    threshold: u32,
     feature: u32,
 }
 
 /// Where an early leaf is padded, every value goes left.
 const PADDING: Node = Node {
-    threshold: f32::INFINITY,
+    threshold: u32::MAX,
     feature: 0,
 };
+
+/// A whole number that is greater for greater values, and the same for zeros of both signs.
+fn order(value: f32) -> u32 {
+    let bits = (value + 0.0).to_bits();
+    if bits >> 31 == 1 {
+        !bits
+    } else {
+        bits | 1 << 31
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct PerfectTrees {
     depth: u32,
     n_features: usize,
-    /// `1 << depth` for each tree, the first of which is not used.
+    /// [`NARROW`] or [`WIDE`].
+    width: usize,
+    /// `width` places for each tree.
     nodes: Vec<Node>,
-    /// The path lengths at the bottom, `1 << depth` for each tree.
+    /// The path lengths at the bottom: where a walk ends at `i`, the one at `i % width`.
     lengths: Vec<f64>,
 }
 
 impl PerfectTrees {
-    /// `None` when a tree is deeper than [`MAX_DEPTH`].
+    /// `None` when a tree is deeper than [`MAX_DEPTH`], or there are too many features.
     pub(super) fn new(trees: &Trees, n_features: usize) -> Option<Self> {
         let depth = trees
             .iter()
             .map(|tree| super::depths(&tree).into_iter().max().unwrap_or(0))
             .max()?;
-        if depth > MAX_DEPTH {
+        if depth > MAX_DEPTH || n_features > MAX_FEATURES {
             return None;
         }
-        let width = 1usize << depth;
+        let width = if 1 << depth <= NARROW { NARROW } else { WIDE };
         let mut perfect = Self {
             depth,
             n_features,
+            width,
             nodes: vec![PADDING; width * trees.len()],
             lengths: vec![0.0; width * trees.len()],
         };
@@ -63,46 +85,69 @@ impl PerfectTrees {
 
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
-        let width = 1usize << self.depth;
-        let nodes = self.nodes.chunks_exact(width);
-        let lengths = self.lengths.chunks_exact(width);
+        let nodes = self.nodes.chunks_exact(self.width);
+        let lengths = self.lengths.chunks_exact(self.width);
         nodes.zip(lengths).fold(0.0, |sum, (nodes, lengths)| {
             let mut at = 1;
             for _ in 0..self.depth {
                 let node = nodes[at];
-                at = 2 * at + usize::from(row[node.feature as usize] > node.threshold);
+                let value = order(row[node.feature as usize]);
+                at = 2 * at + usize::from(node.threshold < value);
             }
-            sum + lengths[at - width]
+            sum + lengths[at % self.width]
         })
     }
 
     /// The sums of as many rows as `sums` is long.
     pub(super) fn path_length_sums(&self, value: impl Fn(usize, usize) -> f32, sums: &mut [f64]) {
+        match (self.width, self.n_features) {
+            (NARROW, ..=16) => self.walk::<NARROW, 16>(value, sums),
+            (NARROW, _) => self.walk::<NARROW, MAX_FEATURES>(value, sums),
+            (_, ..=16) => self.walk::<WIDE, 16>(value, sums),
+            (_, _) => self.walk::<WIDE, MAX_FEATURES>(value, sums),
+        }
+    }
+
+    /// Walks down every tree with all rows. `WIDTH` and `FEATURES`, to which rows are padded, are
+    /// powers of two, so that a remainder keeps an index in bounds without a branch.
+    fn walk<const WIDTH: usize, const FEATURES: usize>(
+        &self,
+        value: impl Fn(usize, usize) -> f32,
+        sums: &mut [f64],
+    ) {
         sums.fill(0.0);
-        let width = 1usize << self.depth;
         // Feature by feature within a group of rows.
-        let mut groups = vec![[0.0; LANES]; sums.len().div_ceil(LANES) * self.n_features];
-        for (row, _) in sums.iter().enumerate() {
-            let group = row / LANES * self.n_features;
-            for feature in 0..self.n_features {
-                groups[group + feature][row % LANES] = value(row, feature);
+        let mut groups = vec![[[0; LANES]; FEATURES]; sums.len().div_ceil(LANES)];
+        for row in 0..sums.len() {
+            let lanes = groups[row / LANES].iter_mut().take(self.n_features);
+            for (feature, lanes) in lanes.enumerate() {
+                lanes[row % LANES] = order(value(row, feature));
             }
         }
-        let nodes = self.nodes.chunks_exact(width);
-        let lengths = self.lengths.chunks_exact(width);
-        for (nodes, lengths) in nodes.zip(lengths) {
-            let groups = groups.chunks_exact(self.n_features);
-            for (group, sums) in groups.zip(sums.chunks_mut(LANES)) {
-                let mut at = [1usize; LANES];
+        let (nodes, _) = self.nodes.as_chunks::<WIDTH>();
+        let (lengths, _) = self.lengths.as_chunks::<WIDTH>();
+        for (nodes, lengths) in nodes.iter().zip(lengths) {
+            for (group, sums) in groups.iter().zip(sums.chunks_mut(LANES)) {
+                let step = |at: usize, lane: usize| {
+                    let node = nodes[at % WIDTH];
+                    let value = group[node.feature as usize % FEATURES][lane];
+                    2 * at + usize::from(node.threshold < value)
+                };
+                // Eight names, not an array: so the compiler keeps each in a register.
+                let [mut a, mut b, mut c, mut d] = [1; 4];
+                let [mut e, mut f, mut g, mut h] = [1; 4];
                 for _ in 0..self.depth {
-                    for (lane, at) in at.iter_mut().enumerate() {
-                        let node = nodes[*at];
-                        let value = group[node.feature as usize][lane];
-                        *at = 2 * *at + usize::from(value > node.threshold);
-                    }
+                    a = step(a, 0);
+                    b = step(b, 1);
+                    c = step(c, 2);
+                    d = step(d, 3);
+                    e = step(e, 4);
+                    f = step(f, 5);
+                    g = step(g, 6);
+                    h = step(h, 7);
                 }
-                for (sum, at) in sums.iter_mut().zip(at) {
-                    *sum += lengths[at - width];
+                for (sum, at) in sums.iter_mut().zip([a, b, c, d, e, f, g, h]) {
+                    *sum += lengths[at % WIDTH];
                 }
             }
         }
@@ -123,7 +168,7 @@ fn place(
         match (tree.split(node), tree.children(node)) {
             (Some((feature, threshold)), Some((left, right))) => {
                 nodes[at] = Node {
-                    threshold: f32_not_above(threshold),
+                    threshold: order(f32_not_above(threshold)),
                     feature: feature as u32,
                 };
                 open.push((left, edges + 1, 2 * at));
@@ -131,8 +176,8 @@ fn place(
             }
             _ => {
                 let rows = tree.n_node_samples()[node];
-                let first = (at << (depth - edges)) - (1 << depth);
-                lengths[first] = path_lengths.of(edges, rows);
+                let bottom = at << (depth - edges);
+                lengths[bottom % nodes.len()] = path_lengths.of(edges, rows);
             }
         }
     }

@@ -49,6 +49,12 @@ impl StepFunction {
         })
     }
 
+    /// The intervals from below to above: the greatest value, and the anomaly score.
+    pub(super) fn intervals(&self) -> impl Iterator<Item = (f32, f64)> {
+        let upper = self.breakpoints.iter().copied();
+        upper.zip(self.scores.iter().copied())
+    }
+
     /// The anomaly score of a value, which is not NaN.
     pub(super) fn score(&self, value: f32) -> f64 {
         let bucket = self.buckets.range(value);

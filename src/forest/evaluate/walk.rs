@@ -32,8 +32,7 @@ impl Walk {
         for tree in trees.iter() {
             let root = walk.nodes.len() as u32;
             walk.roots.push(root);
-            let depths = depths(&tree);
-            for node in 0..tree.node_count() {
+            for (node, depth) in depths(&tree).into_iter().enumerate() {
                 walk.nodes
                     .push(match (tree.split(node), tree.children(node)) {
                         (Some((feature, threshold)), Some((_, right))) => Node {
@@ -43,7 +42,7 @@ impl Walk {
                         },
                         _ => {
                             let rows = tree.n_node_samples()[node];
-                            walk.lengths.push(path_lengths.of(depths[node], rows));
+                            walk.lengths.push(path_lengths.of(depth, rows));
                             Node {
                                 threshold: 0.0,
                                 feature: LEAF,
