@@ -1,2 +1,68 @@
-//! x
-fn main() {}
+//! The library under criterion, on one thread: `cargo bench --bench forest`. Every result is
+//! compared with the plain evaluation of the trees before it is timed.
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use iforest_server::detector::Detector;
+
+#[path = "work.rs"]
+mod work;
+
+fn judge(c: &mut Criterion) {
+    let readings = work::data(500, 1);
+    let values = work::data(1 << 16, 1);
+    let detector = Detector::fit(&work::params(), readings).expect("good data");
+    work::check(detector.forest(), &values);
+    let mut next = values.iter().cycle();
+    // Another value each time: the same one over and over would be predicted by the processor.
+    c.bench_function("judge one value", |b| {
+        b.iter_batched(
+            || *next.next().expect("there is no end"),
+            |value| detector.judge(black_box(value)),
+            BatchSize::NumIterations(1 << 14),
+        );
+    });
+}
+
+fn score(c: &mut Criterion) {
+    for columns in [1, 10] {
+        let forest = work::fit(&work::data(100_000, columns));
+        let rows = work::data(100_000, columns);
+        work::check(&forest, &rows);
+        c.bench_function(&format!("score 100000 x {columns}"), |b| {
+            b.iter(|| forest.decision_function(black_box(&rows)));
+        });
+        if columns == 10 {
+            let mut next = rows.rows().into_iter().cycle();
+            c.bench_function("judge one row of 10", |b| {
+                b.iter_batched(
+                    || next.next().expect("there is no end").to_vec(),
+                    |row| forest.decision_function_one(black_box(&row)),
+                    BatchSize::NumIterations(1 << 10),
+                );
+            });
+        }
+    }
+}
+
+fn fit(c: &mut Criterion) {
+    for (rows, columns) in [(500, 1), (100_000, 10)] {
+        let data = work::data(rows, columns);
+        work::check(&work::fit(&data), &data);
+        c.bench_function(&format!("fit {rows} x {columns}"), |b| {
+            b.iter(|| work::fit(black_box(&data)));
+        });
+    }
+}
+
+fn all(c: &mut Criterion) {
+    let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1);
+    one_thread.build_global().expect("nothing was run before");
+    judge(c);
+    score(c);
+    fit(c);
+}
+
+criterion_group!(benches, all);
+criterion_main!(benches);

@@ -1,0 +1,326 @@
+//! Load over loopback, and the yardstick for it.
+//!
+//! * `http baseline`: an axum handler that parses `{"value":x}` and answers a constant, under the
+//!   runtime of the real server; prints its address and serves until it is killed
+//! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: requests to /predict, each
+//!   connection sending the next once the last is answered; with RETRAIN_ADDRESS, 500 readings are
+//!   sent there to /retrain all the while. Prints one line of JSON, latencies in seconds
+//! * nothing (`cargo bench --bench http`): the server beside the baseline, in alternating order
+//!
+//! `compare/compare.py` uses the first two.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use axum::routing::post;
+use axum::{Json, Router};
+use iforest_server::server;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// What answers more slowly than this counts as failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The most requests that one run sends.
+const MOST: usize = 5_000_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["baseline"] => baseline(),
+        ["load", address, connections, seconds, ref retrain @ ..] => {
+            let seconds = Duration::from_secs_f64(seconds.parse()?);
+            let retrain = retrain.first().map(|a| a.parse()).transpose()?;
+            let load = load(address.parse()?, connections.parse()?, seconds, retrain)?;
+            println!("{}", load.to_json());
+            Ok(())
+        }
+        _ => side_by_side(),
+    }
+}
+
+/// As long as a real answer.
+const CONSTANT: &str = concat!(
+    r#"{"input_value":2.5,"scaled_value":-0.0123456789012345,"anomaly_score":-0.0987654321098765,"#,
+    r#""prediction":0,"status":"Normal Behaviour"}"#,
+    "\n"
+);
+
+fn baseline() -> Result<(), Box<dyn Error>> {
+    #[derive(serde::Deserialize)]
+    struct Reading {
+        value: f64,
+    }
+    async fn constant(
+        Json(reading): Json<Reading>,
+    ) -> ([(&'static str, &'static str); 1], &'static str) {
+        std::hint::black_box(reading.value);
+        ([("content-type", "application/json")], CONSTANT)
+    }
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?);
+    serve(listener, Router::new().route("/predict", post(constant)))
+}
+
+/// The one place that knows how the real server is run.
+fn serve(listener: std::net::TcpListener, router: Router) -> Result<(), Box<dyn Error>> {
+    server::run(
+        listener,
+        router,
+        std::future::pending::<()>(),
+        server::GRACE,
+    )?;
+    Ok(())
+}
+
+/// What became of one run.
+#[derive(Default)]
+struct Load {
+    /// Of each request that was answered 200, in nanoseconds, sorted.
+    latencies: Vec<u64>,
+    failed: usize,
+    retrains: usize,
+    seconds: f64,
+}
+
+impl Load {
+    fn per_second(&self) -> f64 {
+        self.latencies.len() as f64 / self.seconds
+    }
+
+    fn percentile(&self, percent: usize) -> f64 {
+        let rank = (self.latencies.len() * percent / 100).min(self.latencies.len().max(1) - 1);
+        self.latencies
+            .get(rank)
+            .map_or(f64::NAN, |&n| n as f64 * 1e-9)
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "requests": self.latencies.len(), "failed": self.failed, "retrains": self.retrains,
+            "seconds": self.seconds, "per_second": self.per_second(),
+            "p50": self.percentile(50), "p99": self.percentile(99),
+        })
+    }
+}
+
+fn load(
+    address: SocketAddr,
+    connections: usize,
+    time: Duration,
+    retrain: Option<SocketAddr>,
+) -> Result<Load, Box<dyn Error>> {
+    for address in [Some(address), retrain].into_iter().flatten() {
+        if !address.ip().is_loopback() {
+            return Err(format!("{address} is not on this machine").into());
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let start = Instant::now();
+    let until = start + time;
+    let most = MOST / connections.max(1);
+    Ok(runtime.block_on(async {
+        let predict = request("/predict", address, r#"{"value": 2.5}"#);
+        let clients: Vec<_> = (0..connections)
+            .map(|_| tokio::spawn(client(address, predict.clone(), until, most)))
+            .collect();
+        // It only waits, so it may share the thread of the others.
+        let retrainer = retrain.map(|address| {
+            let samples: Vec<String> = (0..500)
+                .map(|i| format!("{}", f64::from(i) / 100.0))
+                .collect();
+            let body = format!(r#"{{"samples": [{}]}}"#, samples.join(", "));
+            tokio::spawn(client(
+                address,
+                request("/retrain", address, &body),
+                until,
+                most,
+            ))
+        });
+        let mut load = Load::default();
+        for client in clients {
+            let (latencies, failed) = client.await.expect("no panic");
+            load.latencies.extend(latencies);
+            load.failed += failed;
+        }
+        load.seconds = start.elapsed().as_secs_f64();
+        if let Some(retrainer) = retrainer {
+            let (latencies, failed) = retrainer.await.expect("no panic");
+            load.retrains = latencies.len();
+            load.failed += failed;
+        }
+        load.latencies.sort_unstable();
+        load
+    }))
+}
+
+fn request(path: &str, address: SocketAddr, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// Sends a request again and again; how long each took and how many were not answered 200.
+async fn client(
+    address: SocketAddr,
+    request: Vec<u8>,
+    until: Instant,
+    most: usize,
+) -> (Vec<u64>, usize) {
+    let (mut latencies, mut failed) = (Vec::new(), 0);
+    let (mut connection, mut buffer) = (None, Vec::with_capacity(4096));
+    for _ in 0..most {
+        let start = Instant::now();
+        if start >= until {
+            break;
+        }
+        match timeout(
+            PATIENCE,
+            exchange(address, &mut connection, &request, &mut buffer),
+        )
+        .await
+        {
+            Ok(Ok(true)) => latencies.push(start.elapsed().as_nanos() as u64),
+            Ok(Ok(false)) => failed += 1,
+            Ok(Err(_)) | Err(_) => {
+                failed += 1;
+                connection = None;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+    (latencies, failed)
+}
+
+/// One request and its answer; true if that is 200. Connects if need be, and lets go of a
+/// connection that the server says it closes, as Flask's server and gunicorn do after each answer.
+async fn exchange(
+    address: SocketAddr,
+    connection: &mut Option<TcpStream>,
+    request: &[u8],
+    buffer: &mut Vec<u8>,
+) -> std::io::Result<bool> {
+    let stream = match connection {
+        Some(stream) => stream,
+        None => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            connection.insert(stream)
+        }
+    };
+    stream.write_all(request).await?;
+    buffer.clear();
+    let (end, closes) = loop {
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(head) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            let (length, closes) = framing(&buffer[..head])?;
+            break (head + 4 + length, closes);
+        }
+    };
+    while buffer.len() < end {
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    if closes {
+        *connection = None;
+    }
+    Ok(buffer.get(9..12) == Some(b"200"))
+}
+
+/// Content-Length, and whether the connection ends with this answer.
+fn framing(head: &[u8]) -> std::io::Result<(usize, bool)> {
+    let (mut length, mut closes) = (None, head.starts_with(b"HTTP/1.0"));
+    for line in head.split(|&byte| byte == b'\n').skip(1) {
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else {
+            continue;
+        };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"content-length") {
+            length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            closes = value.eq_ignore_ascii_case(b"close");
+        }
+    }
+    Ok((length.ok_or(std::io::ErrorKind::InvalidData)?, closes))
+}
+
+/// A process that ends when this is dropped.
+struct Served(Child, SocketAddr);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn side_by_side() -> Result<(), Box<dyn Error>> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg("baseline")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("it is piped");
+    BufReader::new(stdout).read_line(&mut line)?;
+    let baseline = Served(child, line.trim().parse()?);
+
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let child = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
+        .args(["--host", "127.0.0.1", "--log-level", "error", "--port"])
+        .arg(address.port().to_string())
+        .spawn()?;
+    let ours = Served(child, address);
+    let start = Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        if start.elapsed() > PATIENCE {
+            return Err("the server does not answer".into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+
+    for connections in [1, 64] {
+        let mut ratios = Vec::new();
+        for round in 0..6 {
+            let mut order = [&ours, &baseline];
+            order.rotate_left(round % 2);
+            let mut rates = [0.0; 2];
+            for server in order {
+                let load = load(server.1, connections, Duration::from_secs(1), None)?;
+                let who = usize::from(server.1 == baseline.1);
+                rates[who] = load.per_second();
+                println!(
+                    "{connections} connections, {}: {:.0} requests/s, p50 {:.0} us, p99 {:.0} us, {} failed",
+                    ["iforest-server", "baseline"][who],
+                    load.per_second(),
+                    load.percentile(50) * 1e6,
+                    load.percentile(99) * 1e6,
+                    load.failed,
+                );
+            }
+            ratios.push(rates[0] / rates[1]);
+        }
+        ratios.sort_unstable_by(f64::total_cmp);
+        println!(
+            "{connections} connections: {:.2} of the baseline (median of {})",
+            (ratios[2] + ratios[3]) / 2.0,
+            ratios.len()
+        );
+    }
+    Ok(())
+}
