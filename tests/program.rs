@@ -70,7 +70,7 @@ fn trains_on_a_file_of_readings() {
     let lines: String = (0..200)
         .map(|i| format!("{}\n", 20.0 + f64::from(i) * 0.01))
         .collect();
-    let file = TempFile::new("readings.csv", &format!("value\n{lines}"));
+    let file = TempFile::new("readings.csv", format!("value\n{lines}"));
     let server = Server::start(&["--train", file.path()]);
     let normal = server.post("/predict", r#"{"value": 21}"#);
     assert!(normal.contains("Normal Behaviour"), "{normal}");
@@ -227,7 +227,7 @@ fn stops_in_bounded_time_and_at_once_when_told_twice() {
 #[test]
 fn stops_cleanly_during_the_first_training() {
     let lines: String = (0..100_000).map(|i| format!("{}\n", i % 997)).collect();
-    let file = TempFile::new("long.txt", &lines);
+    let file = TempFile::new("long.txt", lines);
     let mut command = Command::new(env!("CARGO_BIN_EXE_iforest-server"));
     command.args(["--host", "127.0.0.1", "--port", "0", "--train", file.path()]);
     command.args(["--n-estimators", "2000"]);

@@ -6,19 +6,18 @@
 mod error;
 mod wire;
 
-use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use tower::ServiceExt;
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
 
 use self::error::ApiError;
@@ -46,9 +45,7 @@ pub fn router(registry: Arc<Registry>) -> Router {
         .route("/models/default", get(default_model).fallback(not_get))
         .with_state(registry);
     let plain = routes.clone().fallback(not_found);
-    let router = routes
-        .fallback(move |request| spelt_otherwise(plain, request))
-        .layer(CatchPanicLayer::custom(panicked));
+    let router = routes.fallback(move |request| spelt_otherwise(plain, request));
     // Tracing a request costs even where nobody listens.
     if tracing::enabled!(tracing::Level::DEBUG) {
         router.layer(TraceLayer::new_for_http())
@@ -118,15 +115,32 @@ async fn json_body(request: Request, limit: usize) -> Result<Bytes, ApiError> {
     if told.is_some_and(|length| length > limit) {
         return Err(ApiError::too_large(limit));
     }
-    // A body of untold length is cut off where it passes the limit.
-    axum::body::to_bytes(body, limit).await.map_err(|error| {
-        let past_limit = error.into_inner().is::<http_body_util::LengthLimitError>();
-        if past_limit {
-            ApiError::too_large(limit)
+    read(body, limit).await
+}
+
+/// Reads a body, of which nearly every one comes in one piece.
+async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut first = Bytes::new();
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::malformed("the body broke off"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if first.is_empty() {
+            first = data;
         } else {
-            ApiError::malformed("the body broke off")
+            if all.is_empty() {
+                all.extend_from_slice(&first);
+            }
+            all.extend_from_slice(&data);
         }
-    })
+        // The length need not be told beforehand.
+        if first.len().max(all.len()) > limit {
+            return Err(ApiError::too_large(limit));
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.into() })
 }
 
 /// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.
@@ -186,13 +200,4 @@ async fn spelt_otherwise(plain: Router, mut request: Request) -> Response {
 
 async fn not_found(uri: Uri) -> ApiError {
     ApiError::not_found(uri.path())
-}
-
-fn panicked(cause: Box<dyn Any + Send>) -> Response {
-    let cause = cause
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| cause.downcast_ref::<&str>().copied())
-        .unwrap_or("unknown");
-    ApiError::internal(cause).into_response()
 }
