@@ -17,7 +17,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let normal_vibration = Dataset::from(array![[0.23], [0.25], [0.21], [0.29]]);
-    let forest = IsolationForest::params().fit(&normal_vibration)?;
+    // Seeded: on four readings the border depends much on the draw, and about one seed in a thousand
+    // puts 0.45 inside.
+    let forest = IsolationForest::params()
+        .random_state(42)
+        .fit(&normal_vibration)?;
 
     let is_anomaly = forest.predict(&array![[value]])[0];
     println!(

@@ -6,7 +6,7 @@ use common::{DataSpec, SplitMix, fixture, hash_floats};
 use iforest_server::detector::{Blind, Detector, DetectorError, StandardScaler};
 use iforest_server::forest::{FitError, IsolationForest, IsolationForestParams, ScoreError};
 use linfa::traits::Transformer;
-use ndarray::{Array2, array};
+use ndarray::{Array2, ArrayView2, Axis, array};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -39,6 +39,25 @@ fn scaled_values_are_those_of_scikit_learn_to_the_bit() {
         );
         let scaled = scaler.transform(data);
         assert_eq!(hash_floats(&scaled), case.scaled, "scaled, {:?}", case.data);
+    }
+}
+
+// numpy sums a lone column pairwise wherever it lies in memory, and columns that each lie together,
+// so both are learnt to the bit as a copy of the column is.
+#[test]
+fn a_column_is_learnt_as_its_copy_wherever_it_lies() {
+    let bits = |column: ArrayView2<'_, f64>| {
+        let scaler = StandardScaler::fit(column).expect("finite readings");
+        (scaler.mean()[0].to_bits(), scaler.scale()[0].to_bits())
+    };
+    for rows in [7, 8, 100, 129, 1000] {
+        let wide = readings(rows, 2);
+        let contiguous = wide.column(0).to_owned().insert_axis(Axis(1));
+        let expected = bits(contiguous.view());
+        let columns = wide.t().as_standard_layout().into_owned();
+        assert_eq!(bits(columns.t()), expected, "{rows} rows, column by column");
+        let strided = wide.column(0).insert_axis(Axis(1));
+        assert_eq!(bits(strided), expected, "{rows} rows");
     }
 }
 

@@ -43,6 +43,10 @@ async fn post(router: &Router, path: &str, body: serde_json::Value) -> String {
 
 // Not a digit differs: scores, scaled values, labels, key order, number format and newline.
 #[tokio::test]
+#[cfg_attr(
+    not(all(target_os = "linux", target_env = "gnu")),
+    ignore = "scores are recorded with glibc, see common::RECORDED_SCORES"
+)]
 async fn answers_are_those_of_server_py_byte_for_byte() {
     let cases: Vec<Case> = fixture("server.json");
     let mut compared = 0;

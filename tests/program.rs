@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::Server;
+use common::{RECORDED_SCORES, Server};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_iforest-server"))
@@ -57,12 +57,32 @@ fn starts_says_how_to_call_it_and_answers() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     let body = "\r\n\r\n{\"anomaly_score\":-0.05813124527712765,\"input_value\":2.5,\"prediction\":0,\
                 \"scaled_value\":0.004820167687263519,\"status\":\"Normal Behaviour\"}\n";
-    assert!(answer.ends_with(body), "{answer}");
+    assert!(answer.ends_with(body) || !RECORDED_SCORES, "{answer}");
 
     let answer = server.post("/retrain", r#"{"samples": [9, 9.1, 9.2, 9.3]}"#);
     assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
     let answer = server.post("/predict", r#"{"value": 2.5}"#);
     assert!(answer.contains("Anomaly Detected"), "{answer}");
+}
+
+// Observed: server.py takes slashes in front for one and reads what is percent-encoded.
+#[test]
+fn finds_the_path_in_the_spellings_that_server_py_takes() {
+    let server = Server::start(&["--random-state", "42"]);
+    let body = |answer: String| {
+        answer
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_owned())
+    };
+    let expected = body(server.post("/predict", r#"{"value": 2.5}"#));
+    for path in ["//predict", "/%70redict"] {
+        let answer = server.post(path, r#"{"value": 2.5}"#);
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n"),
+            "{path}: {answer}"
+        );
+        assert_eq!(body(answer), expected, "{path}");
+    }
 }
 
 #[test]
@@ -71,7 +91,8 @@ fn trains_on_a_file_of_readings() {
         .map(|i| format!("{}\n", 20.0 + f64::from(i) * 0.01))
         .collect();
     let file = TempFile::new("readings.csv", format!("value\n{lines}"));
-    let server = Server::start(&["--train", file.path()]);
+    // Seeded, because the border that a forest draws at random may, if rarely, leave a value inside.
+    let server = Server::start(&["--train", file.path(), "--random-state", "42"]);
     let normal = server.post("/predict", r#"{"value": 21}"#);
     assert!(normal.contains("Normal Behaviour"), "{normal}");
     let anomaly = server.post("/predict", r#"{"value": 2.5}"#);
@@ -285,12 +306,28 @@ fn example_server_v1_answers_in_the_tutorials_shape() {
     let mut command = example("server_v1");
     command.arg("127.0.0.1:0");
     let server = Server::spawn(command);
-    let answer = server.post("/predict", r#"{"value": 0.45}"#);
-    let body = r#"{"prediction":1,"status":"Anomaly","value":0.45}"#;
-    assert!(answer.ends_with(body), "{answer}");
-    let answer = server.post("/predict", r#"{"value": 0.25}"#);
-    let body = r#"{"prediction":0,"status":"Normal","value":0.25}"#;
-    assert!(answer.ends_with(body), "{answer}");
+    // As a number or as text, and with the newline with which Flask ends its answers.
+    for (value, status, prediction) in [
+        ("0.45", "Anomaly", 1),
+        (r#""0.45""#, "Anomaly", 1),
+        (r#"" 0.4_5\n""#, "Anomaly", 1),
+        ("0.25", "Normal", 0),
+        (r#""0.25""#, "Normal", 0),
+    ] {
+        let answer = server.post("/predict", &format!("{{\"value\": {value}}}"));
+        let number = if prediction == 1 { "0.45" } else { "0.25" };
+        let body = format!(
+            "\r\n\r\n{{\"prediction\":{prediction},\"status\":\"{status}\",\"value\":{number}}}\n"
+        );
+        assert!(answer.ends_with(&body), "{value}: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let json = "\r\ncontent-type: application/json\r\n";
+        assert!(answer.to_lowercase().contains(json), "{answer}");
+    }
+    for value in [r#""abc""#, r#""_1""#, r#""nan""#, "null", "[0.45]"] {
+        let answer = server.post("/predict", &format!("{{\"value\": {value}}}"));
+        assert!(answer.starts_with("HTTP/1.1 422 "), "{value}: {answer}");
+    }
 }
 
 #[test]
@@ -305,6 +342,10 @@ fn example_linfa_pipeline_tells_the_ill_from_the_healthy() {
 
 // What the README shows is what the server answers, line by line.
 #[test]
+#[cfg_attr(
+    not(all(target_os = "linux", target_env = "gnu")),
+    ignore = "scores are recorded with glibc, see common::RECORDED_SCORES"
+)]
 fn the_curl_lines_of_the_readme_hold() {
     let readme = include_str!("../README.md");
     let server = Server::start(&["--random-state", "42"]);

@@ -96,6 +96,11 @@ pub fn hash_floats<'a>(values: impl IntoIterator<Item = &'a f64>) -> String {
     hash_words(values.into_iter().map(|value| value.to_bits()))
 }
 
+/// Whether scores are those recorded to the bit. A score is a power of two, and an average path
+/// length a logarithm, of the C library; both were recorded with glibc's, and another library's may
+/// differ in the last bit. Trees and scaled values need neither and are the same everywhere.
+pub const RECORDED_SCORES: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
+
 /// What the recording script wrote.
 pub fn fixture<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

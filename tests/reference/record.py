@@ -5,7 +5,7 @@
     venv/bin/python record.py [--server path/to/server.py]
 
 writes ../fixtures/forest.json and ../fixtures/scaler.json, and with --server also
-../fixtures/server.json. Data sets are made from a formula that tests/common/dataset.rs repeats, and
+../fixtures/server.json. Data sets are made from a formula that tests/common/mod.rs repeats, and
 long results are kept as hashes, so that the files stay small.
 """
 
@@ -168,12 +168,25 @@ def forest_cases():
     for contamination in (0.001, 0.01, 0.05, 0.2, 0.37, 0.5):
         yield one("skewed", 400, seed=4), dict(random_state=1, contamination=contamination)
         yield several("mixed", 90, 4, seed=4), dict(random_state=1, contamination=contamination)
+    # Where 100 * (1 - contamination) and 100 - 100 * contamination differ, and the threshold with them.
+    for contamination in (0.021, 0.151):
+        yield one("uniform", 500, seed=100), dict(random_state=0, contamination=contamination)
+    yield several("mixed", 90, 4, seed=4), dict(random_state=1, contamination=0.048)
     for n_estimators in (1, 2, 7, 250):
         yield one("uniform", 300, seed=2), dict(random_state=2, n_estimators=n_estimators)
     for max_samples in (1, 2, 3, 50, 299, 300, 5000, 0.004, 0.011, 0.1, 0.5, 0.985, 0.995, 1.0):
         yield several("uniform", 300, 2, seed=3), dict(random_state=3, max_samples=max_samples)
     # The random targets of these seeds nearly agree for two neighbours, which ends a branch early.
     for seed in (142225, 357702, 162267, 28586, 235369, 286661, 293055, 275374, 34217, 340157):
+        yield one("index", 256, seed=0), dict(random_state=seed)
+    # A split is given up where it makes the variance of the targets greater by more than 2**-52,
+    large = dict(max_samples=2000, n_estimators=10)
+    yield one("uniform", 2000, seed=1), dict(random_state=549, **large)
+    for seed in (21408, 23377):
+        yield several("uniform", 1000, 3, seed=1), dict(random_state=seed, max_samples=1000, n_estimators=20)
+    # and kept where it makes it greater by less.
+    yield several("uniform", 2000, 3, seed=1), dict(random_state=201, **large)
+    for seed in (112, 802):
         yield one("index", 256, seed=0), dict(random_state=seed)
     yield one("uniform", 500, seed=0), dict(random_state=4294967295)
     yield several("uniform", 2000, 3, seed=8), dict(random_state=8, max_samples=1500, n_estimators=20)
@@ -221,6 +234,15 @@ def record_scaler():
     ]
     specs += [dict(kind="uniform", rows=30000, columns=1, seed=1)]
     specs += [dict(kind="uniform", rows=100, columns=1, seed=1, scale=s) for s in (1e-18, 1e-30, 1e-170)]
+    # Beside so large a mean the deviation is rounding error up to about rows * mean * 2**-52, and
+    # the column counts as constant: on both sides of that limit.
+    specs += [
+        dict(kind=kind, rows=rows, columns=columns, seed=1, scale=scale, shift=shift)
+        for kind in ("uniform", "quantised")
+        for rows in (30, 300)
+        for columns in (1, 2)
+        for scale, shift in ((rows * 2e-7, 1.7e9), (rows * 3e-7, 1.7e9), (rows * 1e-9, -3e7))
+    ]
     cases = []
     for spec in specs:
         data = dataset(**spec)

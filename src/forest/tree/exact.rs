@@ -201,7 +201,7 @@ impl Grower {
 ///
 /// It plays no part in where a tree splits, but scikit-learn ends a branch where it is zero up to
 /// a tolerance, or where a split would make it greater. Among random targets that happens when
-/// neighbours have nearly equal ones (in about two of 100,000 forests of one feature, and more often
+/// neighbours have nearly equal ones (in a few of 100,000 forests of one feature, and more often
 /// with more features); and then what decides is the rounding error of these very sums. So they are
 /// added in scikit-learn's order.
 struct Impurity {

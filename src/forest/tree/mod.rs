@@ -81,6 +81,7 @@ impl<'a> Tree<'a> {
                     None => node + 1 == self.node_count(),
                 },
             })
+            && rights.is_empty()
     }
 
     /// How many of the tree's rows reached each node.
