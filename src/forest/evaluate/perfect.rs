@@ -18,30 +18,29 @@ const MAX_FEATURES: usize = 256;
 const NARROW: usize = 256;
 const WIDE: usize = 1024;
 
+/// Levels of a tree that are compared with all rows at once.
+const TOP: u32 = 3;
+
 /// Rows whose walks overlap.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
     /// The [`order`] of the threshold.
-    threshold: u32,
+    threshold: i32,
     feature: u32,
 }
 
 /// Where an early leaf is padded, every value goes left.
 const PADDING: Node = Node {
-    threshold: u32::MAX,
+    threshold: i32::MAX,
     feature: 0,
 };
 
 /// A whole number that is greater for greater values, and the same for zeros of both signs.
-fn order(value: f32) -> u32 {
-    let bits = (value + 0.0).to_bits();
-    if bits >> 31 == 1 {
-        !bits
-    } else {
-        bits | 1 << 31
-    }
+fn order(value: f32) -> i32 {
+    let bits = (value + 0.0).to_bits() as i32;
+    bits ^ (((bits >> 31) as u32) >> 1) as i32
 }
 
 #[derive(Debug, Clone)]
@@ -62,7 +61,8 @@ impl PerfectTrees {
         let depth = trees
             .iter()
             .map(|tree| super::depths(&tree).into_iter().max().unwrap_or(0))
-            .max()?;
+            .max()?
+            .max(TOP);
         if depth > MAX_DEPTH || n_features > MAX_FEATURES {
             return None;
         }
@@ -128,30 +128,42 @@ impl PerfectTrees {
         let (lengths, _) = self.lengths.as_chunks::<WIDTH>();
         for (nodes, lengths) in nodes.iter().zip(lengths) {
             for (group, sums) in groups.iter().zip(sums.chunks_mut(LANES)) {
-                let step = |at: usize, lane: usize| {
-                    let node = nodes[at % WIDTH];
-                    let value = group[node.feature as usize % FEATURES][lane];
-                    2 * at + usize::from(node.threshold < value)
-                };
-                // Eight names, not an array: so the compiler keeps each in a register.
-                let [mut a, mut b, mut c, mut d] = [1; 4];
-                let [mut e, mut f, mut g, mut h] = [1; 4];
-                for _ in 0..self.depth {
-                    a = step(a, 0);
-                    b = step(b, 1);
-                    c = step(c, 2);
-                    d = step(d, 3);
-                    e = step(e, 4);
-                    f = step(f, 5);
-                    g = step(g, 6);
-                    h = step(h, 7);
+                let mut at = top(nodes, group);
+                for _ in TOP..self.depth {
+                    for (lane, at) in at.iter_mut().enumerate() {
+                        let node = nodes[*at as usize % WIDTH];
+                        let value = group[node.feature as usize % FEATURES][lane];
+                        *at = 2 * *at + u32::from(node.threshold < value);
+                    }
                 }
-                for (sum, at) in sums.iter_mut().zip([a, b, c, d, e, f, g, h]) {
-                    *sum += lengths[at % WIDTH];
+                for (sum, at) in sums.iter_mut().zip(at) {
+                    *sum += lengths[at as usize % WIDTH];
                 }
             }
         }
     }
+}
+
+/// The first levels for all rows at once: each of their nodes is compared with every row, which
+/// takes no addresses that depend on data, and the comparisons on a row's way are picked.
+fn top<const FEATURES: usize>(nodes: &[Node], group: &[[i32; LANES]; FEATURES]) -> [u32; LANES] {
+    // All bits set where the value goes right.
+    let right = |at: usize| -> [i32; LANES] {
+        let node = nodes[at];
+        let values = &group[node.feature as usize % FEATURES];
+        std::array::from_fn(|lane| -i32::from(node.threshold < values[lane]))
+    };
+    let pick = |which: &[i32; LANES], right: [i32; LANES], left: [i32; LANES]| {
+        std::array::from_fn(|lane| (which[lane] & right[lane]) | (!which[lane] & left[lane]))
+    };
+    let first = right(1);
+    let second = pick(&first, right(3), right(2));
+    let third: [i32; LANES] = pick(
+        &first,
+        pick(&second, right(7), right(6)),
+        pick(&second, right(5), right(4)),
+    );
+    std::array::from_fn(|lane| (8 - 4 * first[lane] - 2 * second[lane] - third[lane]) as u32)
 }
 
 /// Puts a tree into heap order.
