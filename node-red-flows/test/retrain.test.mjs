@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
-import { brokers, client } from './bed/brokers.mjs';
+import { aedes, client } from './bed/brokers.mjs';
 import { nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
 import { freePort, sleep, until } from './bed/process.mjs';
 import { startServer } from './bed/server.mjs';
@@ -29,7 +29,7 @@ after(() => nodeRed?.stop());
 
 // The flow speaks MQTT no differently from the bridge, which is tested on every broker; one is enough here.
 beforeEach(async () => {
-  broker = await brokers('retraining')[0].start(brokerPort);
+  broker = await aedes.start(brokerPort);
   server = await startServer(serverPort);
   us = await client(`mqtt://127.0.0.1:${brokerPort}`);
   await us.subscribeAsync([WHOLE, RESULT], { qos: 1 });

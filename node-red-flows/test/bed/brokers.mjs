@@ -10,7 +10,7 @@ import { start } from './process.mjs';
 
 const demoBroker = fileURLToPath(new URL('../../demo/broker.mjs', import.meta.url));
 
-const aedes = {
+export const aedes = {
   name: 'aedes',
   mqtt5: false,
   start(port, { tls, login } = {}) {
