@@ -3,11 +3,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
-import { brokers, client } from './bed/brokers.mjs';
-import { certificates } from './bed/certificates.mjs';
-import { nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
-import { freePort, sleep, until } from './bed/process.mjs';
-import { startServer } from './bed/server.mjs';
+import { brokers, client } from '../bed/brokers.mjs';
+import { certificates } from '../bed/certificates.mjs';
+import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { freePort, sleep, until } from '../bed/process.mjs';
+import { startServer } from '../bed/server.mjs';
 
 const flow = readFlow('2-mqtt-bridge.json');
 const READINGS = 'hivemq-edge/machine/s71500/rVib';

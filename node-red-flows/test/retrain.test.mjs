@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
-import { aedes, client } from './bed/brokers.mjs';
-import { nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
-import { freePort, sleep, until } from './bed/process.mjs';
-import { startServer } from './bed/server.mjs';
+import { aedes, client } from '../bed/brokers.mjs';
+import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { freePort, sleep, until } from '../bed/process.mjs';
+import { startServer } from '../bed/server.mjs';
 
 const bridge = readFlow('2-mqtt-bridge.json');
 const flow = readFlow('3-retrain.json');

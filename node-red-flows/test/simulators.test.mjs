@@ -2,15 +2,15 @@ import assert from 'node:assert/strict';
 import { fileURLToPath } from 'node:url';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import opcua from 'node-opcua';
-import { aedes, client } from './bed/brokers.mjs';
-import { nodeNamed, readFlow, startNodeRed } from './bed/node-red.mjs';
-import { freePort, start, until } from './bed/process.mjs';
-import { startServer } from './bed/server.mjs';
+import { aedes, client } from '../bed/brokers.mjs';
+import { nodeNamed, readFlow, startNodeRed } from '../bed/node-red.mjs';
+import { freePort, start, until } from '../bed/process.mjs';
+import { startServer } from '../bed/server.mjs';
 
 const bridge = readFlow('2-mqtt-bridge.json');
 const plcFlow = readFlow('5-plc-opcua.json');
 const simulator = readFlow('6-signal-simulator.json');
-const plcProgram = fileURLToPath(new URL('../demo/plc.mjs', import.meta.url));
+const plcProgram = fileURLToPath(new URL('../bed/plc.mjs', import.meta.url));
 const READINGS = 'hivemq-edge/machine/s71500/rVib';
 const TEXT = 'hivemq-edge/machine/s71500/anomaly';
 

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { nodeNamed, readFlow, startNodeRed } from './bed/node-red.mjs';
-import { freePort, until } from './bed/process.mjs';
-import { startServer } from './bed/server.mjs';
+import { nodeNamed, readFlow, startNodeRed } from '../bed/node-red.mjs';
+import { freePort, until } from '../bed/process.mjs';
+import { startServer } from '../bed/server.mjs';
 
 const flow = readFlow('1-try-it.json');
 let nodeRed, port;

@@ -16,11 +16,11 @@ function nodeRedScript() {
 
 /** A flow file as it is imported, all of it text as the user gets it. */
 export function readFlow(name) {
-  return JSON.parse(readFileSync(new URL(`../../${name}`, import.meta.url), 'utf8'));
+  return JSON.parse(readFileSync(new URL(`../${name}`, import.meta.url), 'utf8'));
 }
 
-export async function startNodeRed(env = {}) {
-  const port = await freePort();
+export async function startNodeRed(env = {}, { port } = {}) {
+  port ??= await freePort();
   const userDir = mkdtempSync(join(tmpdir(), 'iforest-node-red-'));
   const settings = {
     uiHost: '127.0.0.1',

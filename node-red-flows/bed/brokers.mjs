@@ -8,7 +8,7 @@ import mqtt from 'mqtt';
 import { notRun } from './report.mjs';
 import { start } from './process.mjs';
 
-const demoBroker = fileURLToPath(new URL('../../demo/broker.mjs', import.meta.url));
+const demoBroker = fileURLToPath(new URL('./broker.mjs', import.meta.url));
 
 export const aedes = {
   name: 'aedes',

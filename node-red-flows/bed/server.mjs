@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { start } from './process.mjs';
 
-const root = fileURLToPath(new URL('../../../', import.meta.url));
+const root = fileURLToPath(new URL('../../', import.meta.url));
 const program = process.platform === 'win32' ? 'iforest-server.exe' : 'iforest-server';
 
 export function serverBinary() {
