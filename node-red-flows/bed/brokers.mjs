@@ -1,6 +1,6 @@
 // The brokers that the tests run on: the one npm brings, and mosquitto where it is installed.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -44,7 +44,16 @@ const mosquitto = {
   },
 };
 
-const hasMosquitto = spawnSync('mosquitto', ['-h'], { env: withSbin }).error === undefined;
+/** Mosquitto with one of the configurations that we ship, on other ports. */
+export function startMosquittoWith(config, ports) {
+  const shipped = readFileSync(new URL(`../edge/${config}`, import.meta.url), 'utf8');
+  const moved = Object.entries(ports).reduce((text, [from, to]) => text.replaceAll(from, String(to)), shipped);
+  const file = join(mkdtempSync(join(tmpdir(), 'iforest-mosquitto-')), config);
+  writeFileSync(file, moved + (process.getuid?.() === 0 ? 'user root\n' : ''));
+  return start('mosquitto', ['-v', '-c', file], { ready: /mosquitto version \S+ running/, env: withSbin });
+}
+
+export const hasMosquitto = spawnSync('mosquitto', ['-h'], { env: withSbin }).error === undefined;
 
 /** Every broker that this machine has. */
 export function brokers(part) {
