@@ -2,7 +2,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import WebSocket from 'ws';
 import { freePort, start, until } from './process.mjs';
 
@@ -11,7 +11,7 @@ const require = createRequire(import.meta.url);
 /** Node-RED's start script; another version's where NODE_RED_DIR names its folder. */
 function nodeRedScript() {
   const folder = process.env.NODE_RED_DIR ?? dirname(require.resolve('node-red/package.json'));
-  return join(folder, 'red.js');
+  return resolve(folder, 'red.js');
 }
 
 /** A flow file as it is imported, all of it text as the user gets it. */
@@ -37,7 +37,7 @@ export async function startNodeRed(env = {}, { port } = {}) {
   const settingsFile = join(userDir, 'settings.cjs');
   writeFileSync(settingsFile, `module.exports = ${JSON.stringify(settings)};\n`);
   writeFileSync(join(userDir, 'flows.json'), '[]');
-  const node = process.env.NODE_RED_NODE ?? process.execPath;
+  const node = process.env.NODE_RED_NODE ? resolve(process.env.NODE_RED_NODE) : process.execPath;
   const program = await start(node, [nodeRedScript(), '--settings', settingsFile], { ready: /^(?=[^]*Started flows)(?=[^]*Server now running)/, env });
   const url = `http://127.0.0.1:${port}`;
 
