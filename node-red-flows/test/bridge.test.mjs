@@ -220,11 +220,17 @@ for (const kind of brokers('the bridge')) {
       await until(() => us.connected, 'our own client');
       await isUp();
       await us.subscribeAsync([TEXT, JSON_, FLAG], { qos: 1 });
+      // A broker that is killed forgets what it had promised to deliver, so only what comes from now on must be whole.
+      await until(async () => {
+        await send({ value: 3 });
+        await sleep(100);
+        return values().at(-1) === 3;
+      }, 'the bridge to hear us');
       const sent = Array.from({ length: 50 }, () => reading());
       for (const value of sent) await send({ value });
-      await until(() => values().at(-1) === sent.at(-1) && us.texts(FLAG).length === values().length, 'the answers');
+      await until(() => values().at(-1) === sent.at(-1), 'the answers');
       assert.deepEqual(values().slice(-50), sent);
-      // A message that was on its way when the broker died may come twice (that is what QoS 1 promises), but none is wrong.
+      // What was on its way when the broker died may come twice or not at all, but nothing of it is wrong.
       for (const text of us.texts(TEXT)) assert.equal(text, NORMAL);
       for (const text of us.texts(FLAG)) assert.equal(text, '{"value":false}');
     });
