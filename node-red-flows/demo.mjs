@@ -2,14 +2,16 @@
 //   npm run demo                  a simulated signal
 //   npm run demo -- --plc         a simulated PLC over OPC UA instead
 //   npm run demo -- --port 1880   the port of Node-RED; any free one by default
+//   npm run demo -- --picture docs/dashboard.png   a minute of it as a picture, and stop
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { aedes } from './bed/brokers.mjs';
-import { readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
-import { freePort, start } from './bed/process.mjs';
+import { findChromium, launch } from './bed/chromium.mjs';
+import { nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
+import { freePort, sleep, start } from './bed/process.mjs';
 import { startServer } from './bed/server.mjs';
 
-const { values: given } = parseArgs({ options: { plc: { type: 'boolean', default: false }, port: { type: 'string' } } });
+const { values: given } = parseArgs({ options: { plc: { type: 'boolean', default: false }, port: { type: 'string' }, picture: { type: 'string' } } });
 
 const running = [];
 const started = async (what, program) => {
@@ -38,6 +40,7 @@ const nodeRed = await startNodeRed(
     MQTT_HOST: '127.0.0.1',
     MQTT_PORT: String(brokerPort),
     MQTT_TLS: 'false',
+    SIMULATE_FAULTS: String(!given.picture),
     IFOREST_URL: `http://127.0.0.1:${serverPort}`,
     OPCUA_URL: `opc.tcp://127.0.0.1:${plcPort}`,
   },
@@ -57,3 +60,20 @@ console.log(`
 Open the dashboard:  ${nodeRed.url}/dashboard/vibration
 and the flows:       ${nodeRed.url}/
 Stop with Ctrl+C.`);
+
+if (given.picture) {
+  const browser = await launch(findChromium());
+  running.unshift({ stop: () => browser.close() });
+  const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+  await page.goto(`${nodeRed.url}/dashboard/vibration`);
+  const press = (name) => nodeRed.inject(nodeNamed(readFlow('6-signal-simulator.json'), name, 'inject').id);
+  await sleep(15_000);
+  await press('spike');
+  await sleep(12_000);
+  await press('dropout');
+  await sleep(10_000);
+  await press('drift');
+  await sleep(19_000);
+  await page.screenshot({ path: given.picture });
+  await stop();
+}
