@@ -165,6 +165,20 @@ for (const kind of brokers('the bridge')) {
       t.diagnostic(`${kind.name}: 5,000 published in ${published} ms, all answered after ${answered} ms`);
     });
 
+    // After an outage of the line to the plant hours of readings come at once.
+    test('20,000 readings at once come back in order', async (t) => {
+      const wide = withSettings(flow, { QUEUE_LIMIT: 50000 });
+      await nodeRed.deploy(wide);
+      await isUp(wide);
+      const sent = Array.from({ length: 20000 }, (_, i) => Number((1 + i / 10000).toFixed(4)));
+      const start = Date.now();
+      for (const value of sent) us.publish(READINGS, String(value), { qos: 1 });
+      await until(() => us.heard.length >= 3 * sent.length, () => `the last of ${us.heard.length} messages`, 60);
+      t.diagnostic(`${kind.name}: ${Math.round((1000 * sent.length) / (Date.now() - start))} readings a second`);
+      assert.deepEqual(values(), sent);
+      nothingWrong();
+    });
+
     // The tutorial's flow publishes an empty message for every reading while the server is down.
     test('a server that is killed and comes back loses and garbles nothing', async () => {
       await nodeRed.deploy(flow);
