@@ -1,12 +1,11 @@
 // The brokers that the tests run on: the one npm brings, and mosquitto where it is installed.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import mqtt from 'mqtt';
 import { notRun } from './report.mjs';
-import { start } from './process.mjs';
+import { start, temporaryFolder } from './process.mjs';
 
 const demoBroker = fileURLToPath(new URL('./broker.mjs', import.meta.url));
 
@@ -27,7 +26,7 @@ const mosquitto = {
   name: 'mosquitto',
   mqtt5: true,
   start(port, { tls, login, more = [] } = {}) {
-    const folder = mkdtempSync(join(tmpdir(), 'iforest-mosquitto-'));
+    const folder = temporaryFolder('mosquitto');
     const lines = [`listener ${port} 127.0.0.1`, `allow_anonymous ${!login}`, 'max_queued_messages 100000', 'max_inflight_messages 0'];
     // As root it would become the user mosquitto, who may not read what this user made.
     if (process.getuid?.() === 0) lines.push('user root');
@@ -48,7 +47,7 @@ const mosquitto = {
 export function startMosquittoWith(config, ports) {
   const shipped = readFileSync(new URL(`../edge/${config}`, import.meta.url), 'utf8');
   const moved = Object.entries(ports).reduce((text, [from, to]) => text.replaceAll(from, String(to)), shipped);
-  const file = join(mkdtempSync(join(tmpdir(), 'iforest-mosquitto-')), config);
+  const file = join(temporaryFolder('mosquitto'), config);
   writeFileSync(file, moved + (process.getuid?.() === 0 ? 'user root\n' : ''));
   return start('mosquitto', ['-v', '-c', file], { ready: /mosquitto version \S+ running/, env: withSbin });
 }

@@ -1,8 +1,8 @@
 // An authority and a broker's certificate, made anew for each run: no key is ever committed.
-import { mkdtempSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { generate } from 'selfsigned';
+import { temporaryFolder } from './process.mjs';
 
 async function authority(name) {
   return generate([{ name: 'commonName', value: name }], {
@@ -17,7 +17,7 @@ async function authority(name) {
 
 /** Files of: the authority, another one that signed nothing here, a certificate for `localhost`, one for another name. */
 export async function certificates() {
-  const folder = mkdtempSync(join(tmpdir(), 'iforest-certs-'));
+  const folder = temporaryFolder('certs');
   const file = (name, text) => {
     writeFileSync(join(folder, name), text, { mode: 0o644 });
     return join(folder, name);
@@ -37,7 +37,6 @@ export async function certificates() {
     return { cert: file(`${host}.crt`, pems.cert), key: file(`${host}.key`, pems.private) };
   };
   return {
-    folder,
     authority: file('ca.crt', ours.cert),
     otherAuthority: file('other-ca.crt', other.cert),
     right: await signed('localhost'),

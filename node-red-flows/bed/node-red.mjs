@@ -1,10 +1,9 @@
 // The real Node-RED, driven as an editor drives it: the admin API and the /comms websocket.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import WebSocket from 'ws';
-import { freePort, start, until } from './process.mjs';
+import { freePort, start, temporaryFolder, until } from './process.mjs';
 
 const require = createRequire(import.meta.url);
 
@@ -21,7 +20,7 @@ export function readFlow(name) {
 
 export async function startNodeRed(env = {}, { port } = {}) {
   port ??= await freePort();
-  const userDir = mkdtempSync(join(tmpdir(), 'iforest-node-red-'));
+  const userDir = temporaryFolder('node-red');
   const settings = {
     uiHost: '127.0.0.1',
     uiPort: port,
@@ -83,7 +82,6 @@ export async function startNodeRed(env = {}, { port } = {}) {
     async stop() {
       socket.close();
       await program.stop();
-      rmSync(userDir, { recursive: true, force: true });
     },
   };
 }

@@ -1,9 +1,20 @@
 // Child processes that are stopped by their own id, whatever happens to the test.
 import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 
 const running = new Set();
+process.setMaxListeners(0);
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+
+/** A folder that is gone when this process is. */
+export function temporaryFolder(name) {
+  const folder = mkdtempSync(join(tmpdir(), `iforest-${name}-`));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
 
 /** A port on loopback that was free a moment ago. */
 export async function freePort() {

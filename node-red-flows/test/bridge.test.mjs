@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { brokers, client } from '../bed/brokers.mjs';
 import { certificates } from '../bed/certificates.mjs';
 import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
-import { freePort, sleep, until } from '../bed/process.mjs';
+import { freePort, sleep, temporaryFolder, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
 const flow = readFlow('2-mqtt-bridge.json');
@@ -19,7 +18,6 @@ const ANOMALY = 'Anomaly Detected';
 const login = { user: 'node-red', password: 'a password of this test' };
 
 const certs = await certificates();
-after(() => rmSync(certs.folder, { recursive: true }));
 
 for (const kind of brokers('the bridge')) {
   describe(`bridge on ${kind.name}`, () => {
@@ -252,7 +250,7 @@ for (const kind of brokers('the bridge')) {
     // One reading that the server refuses must cost that reading, not the hundreds that wait with it.
     test('a reading that the server cannot judge does not sink its batch', async () => {
       await server.stop();
-      const folder = mkdtempSync(join(tmpdir(), 'iforest-train-'));
+      const folder = temporaryFolder('train');
       const narrow = join(folder, 'narrow.csv');
       writeFileSync(narrow, Array.from({ length: 300 }, (_, i) => 0.001 * ((i * 37) % 100)).join('\n') + '\n');
       await nodeRed.deploy(flow);
@@ -265,7 +263,6 @@ for (const kind of brokers('the bridge')) {
       assert.deepEqual(values(), [0.02, 0.03, 0.04]);
       const refused = () => reports().filter((text) => text.startsWith('refused by the server: '));
       await until(() => refused().length === 2, () => `two reports, have ${reports()}`);
-      rmSync(folder, { recursive: true });
     });
 
     // A retained verdict would greet whoever subscribes next week with an alarm of today.

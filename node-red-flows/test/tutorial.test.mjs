@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { aedes, client } from '../bed/brokers.mjs';
@@ -78,7 +78,6 @@ if (!present) {
       } finally {
         await us.endAsync(true);
         await broker.stop();
-        rmSync(certs.folder, { recursive: true });
       }
     });
   });
