@@ -1,0 +1,45 @@
+// An authority and a broker's certificate, made anew for each run: no key is ever committed.
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { generate } from 'selfsigned';
+import { temporaryFolder } from './process.mjs';
+
+async function authority(name) {
+  return generate([{ name: 'commonName', value: name }], {
+    algorithm: 'sha256',
+    keySize: 2048,
+    extensions: [
+      { name: 'basicConstraints', cA: true, critical: true },
+      { name: 'keyUsage', keyCertSign: true, cRLSign: true, critical: true },
+    ],
+  });
+}
+
+/** Files of: the authority, another one that signed nothing here, a certificate for `localhost`, one for another name. */
+export async function certificates() {
+  const folder = temporaryFolder('certs');
+  const file = (name, text) => {
+    writeFileSync(join(folder, name), text, { mode: 0o644 });
+    return join(folder, name);
+  };
+  const ours = await authority('Test authority');
+  const other = await authority('Another authority');
+  const signed = async (host) => {
+    const pems = await generate([{ name: 'commonName', value: host }], {
+      algorithm: 'sha256',
+      keySize: 2048,
+      ca: { key: ours.private, cert: ours.cert },
+      extensions: [
+        { name: 'basicConstraints', cA: false },
+        { name: 'subjectAltName', altNames: [{ type: 2, value: host }] },
+      ],
+    });
+    return { cert: file(`${host}.crt`, pems.cert), key: file(`${host}.key`, pems.private) };
+  };
+  return {
+    authority: file('ca.crt', ours.cert),
+    otherAuthority: file('other-ca.crt', other.cert),
+    right: await signed('localhost'),
+    wrongName: await signed('elsewhere.example'),
+  };
+}

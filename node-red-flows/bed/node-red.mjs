@@ -1,0 +1,104 @@
+// The real Node-RED, driven as an editor drives it: the admin API and the /comms websocket.
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join, resolve } from 'node:path';
+import WebSocket from 'ws';
+import { freePort, start, temporaryFolder, until } from './process.mjs';
+
+const require = createRequire(import.meta.url);
+
+/** Node-RED's start script; another version's where NODE_RED_DIR names its folder. */
+function nodeRedScript() {
+  const folder = process.env.NODE_RED_DIR ?? dirname(require.resolve('node-red/package.json'));
+  return resolve(folder, 'red.js');
+}
+
+/** A flow file as it is imported, all of it text as the user gets it. */
+export function readFlow(name) {
+  return JSON.parse(readFileSync(new URL(`../${name}`, import.meta.url), 'utf8'));
+}
+
+export async function startNodeRed(env = {}, { port } = {}) {
+  port ??= await freePort();
+  const userDir = temporaryFolder('node-red');
+  const settings = {
+    uiHost: '127.0.0.1',
+    uiPort: port,
+    userDir,
+    flowFile: 'flows.json',
+    credentialSecret: false,
+    // The default of 15 s would make each test of a broker's return that long.
+    mqttReconnectTime: 500,
+    telemetry: { enabled: false, updateNotification: false },
+    editorTheme: { tours: false },
+    logging: { console: { level: 'info', metrics: false, audit: false } },
+  };
+  const settingsFile = join(userDir, 'settings.cjs');
+  writeFileSync(settingsFile, `module.exports = ${JSON.stringify(settings)};\n`);
+  writeFileSync(join(userDir, 'flows.json'), '[]');
+  const node = process.env.NODE_RED_NODE ? resolve(process.env.NODE_RED_NODE) : process.execPath;
+  const program = await start(node, [nodeRedScript(), '--settings', settingsFile], { ready: /^(?=[^]*Started flows)(?=[^]*Server now running)/, env });
+  const url = `http://127.0.0.1:${port}`;
+
+  const debug = [];
+  const statuses = new Map();
+  const socket = new WebSocket(`${url.replace('http', 'ws')}/comms`);
+  socket.on('message', (data) => {
+    for (const { topic, data: event } of [JSON.parse(data)].flat()) {
+      if (topic === 'debug') debug.push(event);
+      if (topic?.startsWith('status/')) statuses.set(topic.slice('status/'.length), event);
+    }
+  });
+  await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject));
+  socket.send(JSON.stringify({ subscribe: 'debug' }));
+  socket.send(JSON.stringify({ subscribe: 'status/#' }));
+
+  const call = async (path, options) => {
+    const answer = await fetch(url + path, options);
+    if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+  };
+  const starts = () => program.log.split('Started flows').length;
+  return {
+    url,
+    program,
+    debug,
+    statuses,
+    /** Deploys these nodes and nothing else. */
+    async deploy(...flows) {
+      const nodes = flows.flat();
+      debug.length = 0;
+      statuses.clear();
+      const before = starts();
+      await call('/flows', {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', 'node-red-deployment-type': 'full' },
+        body: JSON.stringify(nodes),
+      });
+      await until(() => starts() > before, 'the flows to start');
+    },
+    inject: (id) => call(`/inject/${id}`, { method: 'POST' }),
+    /** What a node shows below itself. */
+    status: (flow, name) => statuses.get(nodeNamed(flow, name).id) ?? {},
+    async stop() {
+      socket.close();
+      await program.stop();
+    },
+  };
+}
+
+export function nodeNamed(flow, name, type) {
+  const found = flow.filter((n) => n.name === name && (!type || n.type === type));
+  if (found.length !== 1) throw new Error(`${found.length} nodes are called ${name}`);
+  return found[0];
+}
+
+/** The flow with other values in its tab's settings, as a user puts them there. */
+export function withSettings(flow, values) {
+  const changed = structuredClone(flow);
+  for (const [name, value] of Object.entries(values)) {
+    const setting = changed[0].env.find((entry) => entry.name === name);
+    if (!setting) throw new Error(`the flow has no setting ${name}`);
+    Object.assign(setting, { value: String(value), type: 'str' });
+  }
+  return changed;
+}

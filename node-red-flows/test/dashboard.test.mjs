@@ -1,0 +1,167 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { aedes, client } from '../bed/brokers.mjs';
+import { findChromium, launch } from '../bed/chromium.mjs';
+import { readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { freePort, until } from '../bed/process.mjs';
+import { notRun } from '../bed/report.mjs';
+import { startServer } from '../bed/server.mjs';
+
+const bridge = readFlow('2-mqtt-bridge.json');
+const retrain = readFlow('3-retrain.json');
+const flow = readFlow('4-dashboard.json');
+const READINGS = 'hivemq-edge/machine/s71500/rVib';
+const TEXT = 'hivemq-edge/machine/s71500/anomaly';
+const ALARM = `${TEXT}/alarm`;
+
+let brokerPort, serverPort, nodeRed, broker, server, us;
+
+before(async () => {
+  brokerPort = await freePort();
+  serverPort = await freePort();
+  nodeRed = await startNodeRed({
+    MQTT_HOST: '127.0.0.1',
+    MQTT_PORT: String(brokerPort),
+    MQTT_TLS: 'false',
+    IFOREST_URL: `http://127.0.0.1:${serverPort}`,
+  });
+});
+after(() => nodeRed?.stop());
+
+beforeEach(async () => {
+  broker = await aedes.start(brokerPort);
+  server = await startServer(serverPort);
+  us = await client(`mqtt://127.0.0.1:${brokerPort}`);
+  await us.subscribeAsync([TEXT, ALARM], { qos: 1 });
+  const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100 }), flow];
+  await nodeRed.deploy(...changed);
+  for (const [f, name] of [[bridge, 'readings'], [changed[1], 'answers of the bridge'], [flow, 'answers of the bridge']]) {
+    await until(() => nodeRed.status(f, name).fill === 'green', `${name} to connect`);
+  }
+});
+afterEach(async () => {
+  await nodeRed.deploy([]);
+  await us.endAsync(true);
+  await server.stop();
+  await broker.stop();
+});
+
+async function judge(values) {
+  const seen = us.texts(TEXT).length;
+  for (const value of values) await us.publishAsync(READINGS, String(value), { qos: 1 });
+  await until(() => us.texts(TEXT).length >= seen + values.length, 'the verdicts');
+}
+
+const healthy = (count) => Array.from({ length: count }, (_, i) => Number((1.6 + ((i * 37) % 61) / 40).toFixed(3)));
+
+// An alarm that flickers with every odd reading is soon switched off by those who must hear it.
+test('one anomaly raises no alarm, five of ten do, and it ends when they are gone', async () => {
+  await judge([...healthy(10), 9, ...healthy(5), 9, 9, ...healthy(10)]);
+  assert.deepEqual(us.texts(ALARM), []);
+  await judge([9, 9, 2, 9, 9, 2, 9]);
+  await until(() => us.texts(ALARM).length === 1, 'the alarm');
+  // Four, three and two of ten keep it: it must not flutter around its limit.
+  await judge(healthy(4));
+  assert.deepEqual(us.texts(ALARM), ['{"value":true}']);
+  await judge(healthy(6));
+  await until(() => us.texts(ALARM).length === 2, 'the end of the alarm');
+  assert.deepEqual(us.texts(ALARM), ['{"value":true}', '{"value":false}']);
+});
+
+const executable = findChromium();
+if (!executable) {
+  notRun('the dashboard in a browser', 'Chromium is not installed');
+} else {
+  describe('the page in Chromium', () => {
+    let browser, page, complaints;
+
+    before(async () => {
+      browser = await launch(executable);
+    });
+    after(() => browser?.close());
+    beforeEach(async () => {
+      page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+      complaints = [];
+      page.on('pageerror', (error) => complaints.push(error.message));
+      await page.goto(`${nodeRed.url}/dashboard/vibration`);
+    });
+    afterEach(() => page.close());
+
+    const shows = (what, text) =>
+      until(async () => text.test(await page.locator(what).innerText({ timeout: 10_000 })), async () => `${what} to show ${text}`);
+    const picture = async (name) => {
+      if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`) });
+    };
+
+    // The lamp is what is seen from across the hall; it must follow the machine, and never stay green on its own.
+    test('lamp, counts and charts follow the readings', async () => {
+      await shows('[data-test=lamp]', /No readings/);
+      await judge(healthy(30));
+      await shows('[data-test=lamp]', /Normal/);
+      await judge([9]);
+      await shows('[data-test=lamp]', /Anomaly/);
+      await shows('[data-test=anomalies]', /^1$/);
+      await judge([9, 9, 9, 9, 9]);
+      await shows('[data-test=lamp]', /ALARM/);
+      await shows('[data-test=anomalies]', /^6$/);
+      await picture('alarm');
+      await judge(healthy(30));
+      await shows('[data-test=lamp]', /Normal/);
+      assert.equal(await page.locator('canvas').count(), 2, 'two charts');
+      await until(async () => (await charts()).every((colors) => colors > 3), 'the charts to be drawn');
+      await shows('[data-test=lamp]', /No readings/);
+      assert.deepEqual(complaints, []);
+    });
+
+    /** How many colours each chart has: an empty one has its axes only. */
+    const charts = () =>
+      page.locator('canvas').evaluateAll((all) =>
+        all.map((canvas) => {
+          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          const seen = new Map();
+          for (let i = 0; i < data.length; i += 4) {
+            if (data[i + 3] === 255) {
+              const color = (data[i] << 16) | (data[i + 1] << 8) | data[i + 2];
+              seen.set(color, (seen.get(color) ?? 0) + 1);
+            }
+          }
+          return [...seen.values()].filter((count) => count > 40).length;
+        }),
+      );
+
+    // A green page in front of a dead server is the worst that a dashboard can do.
+    test('a server that is down and comes back is seen', async () => {
+      await shows('[data-test=server]', /online/);
+      await server.stop('SIGKILL');
+      await shows('[data-test=server]', /offline/);
+      await picture('offline');
+      server = await startServer(serverPort);
+      await shows('[data-test=server]', /online/);
+      assert.deepEqual(complaints, []);
+    });
+
+    // Limits in a gauge that are somebody's guess are worse than none: they must be the model's own, before and after it learns.
+    test('the gauge has the limits of the model, and the button teaches it new ones', async () => {
+      const model = async () => (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json();
+      const range = (m) => [m.normal_ranges[0][0], m.normal_ranges.at(-1)[1]].map((b) => (b === null ? 'any' : b.toFixed(2))).join(' to ');
+      const makers = await model();
+      await shows('.if-model', new RegExp(`${range(makers)} mm/s`));
+      await judge(healthy(80));
+      await page.getByRole('button', { name: /Retrain/ }).click();
+      await shows('.if-result', /Retrained on 80 readings/);
+      await shows('[data-test=samples]', /^80$/);
+      const learned = await model();
+      assert.notEqual(range(learned), range(makers));
+      await shows('.if-model', new RegExp(`${range(learned)} mm/s`));
+      // The gauge writes the ends of its scale beside it, which follow from those limits.
+      const bounds = learned.normal_ranges.flat().filter((bound) => bound !== null);
+      const ends = await until(async () => {
+        const text = (await page.locator('.nrdb-ui-gauge').innerText()).split(/\s+/).map(Number).filter(Number.isFinite);
+        return text.length >= 2 && Math.max(...text) >= Math.max(...bounds) && Math.max(...text) <= 3 * Math.max(...bounds) && text;
+      }, 'the scale of the gauge');
+      assert.ok(Math.min(...ends) <= Math.min(...bounds));
+      assert.deepEqual(complaints, []);
+    });
+  });
+}

@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict';
+import { readFileSync, readdirSync } from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { findChromium, launch } from '../bed/chromium.mjs';
+import { readFlow, startNodeRed } from '../bed/node-red.mjs';
+import { until } from '../bed/process.mjs';
+import { notRun } from '../bed/report.mjs';
+
+const folder = new URL('../', import.meta.url);
+const files = readdirSync(folder).filter((name) => /^\d-.*\.json$/.test(name));
+
+// Two flows with a node of the same id cannot both be imported.
+test('no two flows share an id', () => {
+  const ids = files.flatMap((name) => readFlow(name).map((n) => n.id));
+  assert.ok(files.length >= 6);
+  assert.equal(new Set(ids).size, ids.length);
+});
+
+// A password that somebody saved by mistake would be in every copy.
+test('credentials are references to the environment', () => {
+  for (const name of files) {
+    for (const n of readFlow(name)) {
+      const given = Object.values(n.credentials ?? {});
+      assert.ok(given.every((text) => /^\$\{\w+\}$/.test(text)), `${name}: ${given}`);
+    }
+  }
+});
+
+const executable = findChromium();
+if (!executable) {
+  notRun("import through Node-RED's editor", 'Chromium is not installed');
+} else {
+  describe("import through Node-RED's editor", () => {
+    let browser, nodeRed;
+    before(async () => {
+      nodeRed = await startNodeRed();
+      browser = await launch(executable);
+    });
+    after(async () => {
+      await browser?.close();
+      await nodeRed?.stop();
+    });
+
+    // What the admin API accepts, the editor may still refuse or strip: it is the editor that users import with.
+    test('all flows are imported and deployed with nothing lost', async () => {
+      const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+      await page.goto(nodeRed.url);
+      await page.waitForSelector('#red-ui-workspace-tabs li', { timeout: 20_000 });
+      for (const name of files) {
+        await page.locator('#red-ui-workspace-chart').click({ position: { x: 300, y: 300 } });
+        await page.keyboard.press('Control+i');
+        await page.locator('#red-ui-clipboard-dialog-import-text').fill(readFileSync(new URL(name, folder), 'utf8'));
+        await page.locator('#red-ui-clipboard-dialog-ok').click();
+        await page.waitForSelector('#red-ui-clipboard-dialog', { state: 'hidden' });
+      }
+      const invalid = await page.evaluate(() => {
+        const bad = [];
+        const check = (n) => n.valid === false && bad.push(`${n.type} ${n.name}: ${n.validationErrors}`);
+        window.RED.nodes.eachNode(check);
+        window.RED.nodes.eachConfig(check);
+        return bad;
+      });
+      assert.deepEqual(invalid, []);
+      await page.locator('#red-ui-header-button-deploy').click();
+      const deployed = await until(async () => {
+        const flows = await (await fetch(`${nodeRed.url}/flows`)).json();
+        return flows.length > 100 && flows;
+      }, 'the deployment');
+      const byId = new Map(deployed.map((n) => [n.id, n]));
+      for (const name of files) {
+        for (const n of readFlow(name)) {
+          const there = byId.get(n.id);
+          assert.ok(there, `${name}: ${n.type} ${n.name ?? n.label} is there`);
+          for (const key of ['type', 'func', 'env', 'topic', 'url', 'broker', 'wires', 'qos', 'retain']) {
+            assert.deepEqual(there[key], n[key], `${name}: ${key} of ${n.type} ${n.name ?? n.label}`);
+          }
+        }
+      }
+      // The editor hands the references of user and password to the runtime, which hides them.
+      const bridge = readFlow('2-mqtt-bridge.json').find((n) => n.type === 'mqtt-broker');
+      const kept = await (await fetch(`${nodeRed.url}/credentials/mqtt-broker/${bridge.id}`)).json();
+      assert.deepEqual(kept, { user: '${MQTT_USER}', has_password: true });
+      await page.close();
+    });
+  });
+}
