@@ -655,6 +655,10 @@ async fn one_bad_value_refuses_many_with_its_index() {
         assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
         assert_eq!(answer.error(), error, "{body}");
     }
+    let many = format!("{{\"values\":[{}1]}}", "1,".repeat(10_000));
+    let answer = predict(&router, &many).await;
+    let expected = "values must hold at most 10000 numbers, got 10001";
+    assert_eq!(answer.error(), expected);
     post(
         &router,
         "/retrain",

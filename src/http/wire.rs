@@ -19,6 +19,9 @@ use crate::text;
 /// numpy's arrays have no more dimensions.
 const MAX_NESTING: usize = 64;
 
+/// The most values in one request: they are judged between other requests, in a few milliseconds.
+const MAX_VALUES: usize = 10_000;
+
 /// What /predict is asked.
 #[derive(Debug, PartialEq)]
 pub(super) enum Question {
@@ -52,6 +55,12 @@ fn values_of(raw: &RawValue) -> Result<Vec<f64>, ApiError> {
     }
     let items: Vec<&RawValue> =
         serde_json::from_str(raw.get()).map_err(|error| not_json(&error))?;
+    let count = items.len();
+    if count > MAX_VALUES {
+        return Err(ApiError::unprocessable(format!(
+            "values must hold at most {MAX_VALUES} numbers, got {count}"
+        )));
+    }
     let items = items.into_iter().enumerate();
     items
         .map(|(i, raw)| number(raw).map_err(|problem| problem.at(&format!("values[{i}]"), raw)))
