@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { client, hasMosquitto, startMosquittoWith } from '../bed/brokers.mjs';
 import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
 import { freePort, until } from '../bed/process.mjs';
@@ -13,13 +13,12 @@ if (!hasMosquitto) {
   notRun('edge and cloud bridged, and shared subscriptions', 'mosquitto is not installed');
 } else {
   describe('edge and cloud', () => {
-    let nodeRed, server, cloud, edge, cloudPort, edgePort;
+    let nodeRed, server, cloud, edge, cloudPort, edgePort, serverPort;
 
     before(async () => {
       cloudPort = await freePort();
       edgePort = await freePort();
-      const serverPort = await freePort();
-      server = await startServer(serverPort);
+      serverPort = await freePort();
       cloud = await startMosquittoWith('mosquitto-cloud.conf', { 1885: cloudPort });
       edge = await startMosquittoWith('mosquitto-edge.conf', { 1884: edgePort, 1885: cloudPort });
       nodeRed = await startNodeRed({
@@ -33,8 +32,11 @@ if (!hasMosquitto) {
       await nodeRed?.stop();
       await edge?.stop();
       await cloud?.stop();
-      await server?.stop();
     });
+    beforeEach(async () => {
+      server = await startServer(serverPort);
+    });
+    afterEach(() => server?.stop());
     const isUp = (of) => until(() => nodeRed.status(of, 'readings').fill === 'green', 'the bridge to connect');
 
     // The configuration we ship must bring a reading from the machine's side to the flow and its answer back, once.

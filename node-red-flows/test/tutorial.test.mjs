@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
-import { after, before, describe, test } from 'node:test';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { aedes, client } from '../bed/brokers.mjs';
 import { certificates } from '../bed/certificates.mjs';
@@ -24,12 +24,12 @@ if (!present) {
     before(async () => {
       port = await freePort();
       nodeRed = await startNodeRed();
+    });
+    after(() => nodeRed?.stop());
+    beforeEach(async () => {
       server = await startServer(port);
     });
-    after(async () => {
-      await nodeRed?.stop();
-      await server?.stop();
-    });
+    afterEach(() => server?.stop());
 
     /** Only what the user must set: the server's address. */
     const atOurs = (flow) =>
