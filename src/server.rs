@@ -1,10 +1,9 @@
 //! The accept loop, the threads that serve, and the graceful end.
 //!
 //! Each processor core gets a thread with a runtime of its own, and each connection stays with one
-//! thread: nothing moves between cores while a request is answered, which makes three times as many
-//! requests per second on one connection as tokio's default runtime. One thread accepts and deals
-//! connections out in turn, so a port cannot be shared with another program by accident, and it
-//! works the same on every platform.
+//! thread, so that nothing moves between cores while a request is answered. One thread accepts and
+//! deals connections out in turn, so a port cannot be shared with another program by accident, and
+//! it works the same on every platform.
 
 use std::future::Future;
 use std::io;
