@@ -217,7 +217,9 @@ fn every_evaluator_has_the_bits_of_the_plain_evaluation() {
         (300, 2, 256, 1.0),
         (300, 7, 64, 1e-3),
         (700, 33, 256, 1e5),
+        (100, 300, 64, 1.0),
         (1024, 3, 1024, 1.0),
+        (1024, 20, 1024, 1.0),
         (3000, 3, 3000, 1.0),
     ] {
         let mut random = SplitMix(rows as u64);

@@ -3,7 +3,7 @@
 //!
 //! With the same `random_state` and data, the trees, scores, offset, threshold and labels equal
 //! those of PyOD in every bit, on any feature count. (On platforms whose C library is not glibc
-//! the score, a power, may differ in its last bit.) Knows nothing of scaling or HTTP.
+//! a score, made of logarithms and a power, may differ in its last bit.) Knows nothing of scaling or HTTP.
 //!
 //! * `hyperparams`: what can be set, and its range
 //! * `random`: the random streams of numpy and scikit-learn

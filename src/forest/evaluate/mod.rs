@@ -5,10 +5,10 @@
 //!
 //! * [`step`], for one feature: the whole forest is a step function of the value, so its scores
 //!   are worked out once and looked up.
-//! * [`perfect`], for several features and trees up to [`perfect::MAX_DEPTH`] deep (those of up to
+//! * [`perfect`], for 2 to 256 features and trees up to [`perfect::MAX_DEPTH`] deep (those of up to
 //!   1,024 rows each): trees padded to perfect ones are walked without a branch that could be
 //!   mispredicted, many rows at a time.
-//! * [`walk`], for the rest: deeper trees are too sparse to be padded.
+//! * [`walk`], for the rest: deeper trees are too sparse, and longer rows too long, to be padded.
 //!
 //! Values are `f32`. For them `value <= threshold` decides the same when the `f64` threshold is
 //! replaced by the largest `f32` not above it, so evaluators hold thresholds as `f32`.

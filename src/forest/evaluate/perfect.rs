@@ -3,7 +3,7 @@
 //! In a perfect tree in heap order the children of node `i` are `2i` and `2i + 1`, so a step down
 //! is a comparison and an addition. All walks are equally long, so nothing depends on the data but
 //! the addresses, and the walks of several rows overlap. Values and thresholds are replaced by
-//! whole numbers in the same order: comparing those sets the carry that the addition takes.
+//! whole numbers in the same order, whose comparison is itself a whole number to add.
 
 use super::{PathLengths, f32_not_above};
 use crate::forest::tree::{Tree, Trees};
