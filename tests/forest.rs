@@ -2,6 +2,8 @@
 //! for bit, and its promises as a linfa algorithm.
 
 mod common;
+#[path = "common/plain.rs"]
+mod plain;
 
 use common::{DataSpec, RECORDED_SCORES, SplitMix, fixture, hash_floats, hash_words};
 use iforest_server::forest::{
@@ -182,29 +184,6 @@ fn equals_scikit_learn_and_pyod_to_the_bit() {
     }
 }
 
-/// The sum of path lengths by walking down each tree, as the papers have it.
-fn plain_sum(forest: &IsolationForest, row: &[f64]) -> f64 {
-    fn c(n: u32) -> f64 {
-        let n = f64::from(n);
-        match n {
-            ..=1.0 => 0.0,
-            2.0 => 1.0,
-            _ => 2.0 * ((n - 1.0).ln() + 0.5772156649015329) - 2.0 * (n - 1.0) / n,
-        }
-    }
-    forest.trees().fold(0.0, |sum, tree| {
-        let (mut node, mut depth) = (0, 1.0);
-        while let (Some((feature, threshold)), Some((left, right))) =
-            (tree.split(node), tree.children(node))
-        {
-            let goes_left = f64::from(row[feature] as f32) <= threshold;
-            node = if goes_left { left } else { right };
-            depth += 1.0;
-        }
-        sum + (depth + c(tree.n_node_samples()[node]) - 1.0)
-    })
-}
-
 // Every fast path is the plain evaluation: on each way in which a forest is evaluated (by features
 // and depth), at thresholds, one ulp beside them, at zeros of both signs, subnormals, beyond f32.
 #[test]
@@ -237,15 +216,9 @@ fn every_evaluator_has_the_bits_of_the_plain_evaluation() {
             .expect("good data");
         let probes = probes(&forest, &data);
         let scores = forest.score_samples(&probes).expect("good rows");
-        let trees = forest.trees().len() as f64;
-        let denominator = trees * {
-            let m = max_samples as f64;
-            2.0 * ((m - 1.0).ln() + 0.5772156649015329) - 2.0 * (m - 1.0) / m
-        };
         for (row, score) in probes.rows().into_iter().zip(&scores) {
             let row = row.to_vec();
-            let sum = plain_sum(&forest, &row);
-            let plain = -std::hint::black_box(2f64).powf(-(sum / denominator));
+            let plain = plain::score(&forest, &row);
             assert_eq!(hex(*score), hex(plain), "{row:?} of {rows} x {columns}");
         }
     }

@@ -474,12 +474,12 @@ async fn retrain_refuses_with_the_place_and_keeps_the_model() {
         (
             r#"{"samples": {"a": 1}}"#,
             422,
-            "samples must be a finite number, got {\"a\": 1}",
+            "samples must be a list of numbers, got {\"a\": 1}",
         ),
         (
             r#"{"samples": null}"#,
             422,
-            "samples must be a finite number, got null",
+            "samples must be a list of numbers, got null",
         ),
         (
             r#"{"samples": [true, "1"]}"#,

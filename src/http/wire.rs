@@ -48,10 +48,7 @@ pub(super) fn question(body: &[u8]) -> Result<Question, ApiError> {
 
 fn values_of(raw: &RawValue) -> Result<Vec<f64>, ApiError> {
     if !raw.get().starts_with('[') {
-        let shown = shown(raw);
-        return Err(ApiError::unprocessable(format!(
-            "values must be a list of numbers, got {shown}"
-        )));
+        return Err(not_a_list("values", raw));
     }
     let items: Vec<&RawValue> =
         serde_json::from_str(raw.get()).map_err(|error| not_json(&error))?;
@@ -348,7 +345,10 @@ impl Samples {
             }
             self.has_text |= raw.get().starts_with('"');
             self.has_bool |= raw.get().starts_with(['t', 'f']);
-            let value = number(raw).map_err(|problem| problem.at(&self.place(), raw))?;
+            let value = number(raw).map_err(|problem| match problem {
+                NotANumber::Kind if depth == 0 => not_a_list("samples", raw),
+                problem => problem.at(&self.place(), raw),
+            })?;
             self.values.push(value);
             return Ok(());
         }
@@ -421,6 +421,11 @@ impl<'de> Visitor<'de> for Items<'_> {
         }
         Ok(refused.map_or(Ok(length), Err))
     }
+}
+
+fn not_a_list(field: &str, raw: &RawValue) -> ApiError {
+    let shown = shown(raw);
+    ApiError::unprocessable(format!("{field} must be a list of numbers, got {shown}"))
 }
 
 fn not_json(error: &serde_json::Error) -> ApiError {

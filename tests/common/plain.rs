@@ -1,0 +1,34 @@
+// The plain evaluation of a forest, which every fast path must equal to the bit: down each tree, path
+// lengths added in the order of the trees, and the power, as scikit-learn has them. The benchmarks
+// use it too.
+
+use iforest_server::forest::IsolationForest;
+
+/// Average path length of an unsuccessful search among `n` rows.
+fn c(n: u32) -> f64 {
+    match n {
+        0 | 1 => 0.0,
+        2 => 1.0,
+        _ => {
+            let n = f64::from(n);
+            2.0 * ((n - 1.0).ln() + 0.5772156649015329) - 2.0 * (n - 1.0) / n
+        }
+    }
+}
+
+/// scikit-learn's `score_samples` of one row.
+pub(crate) fn score(forest: &IsolationForest, row: &[f64]) -> f64 {
+    let sum = forest.trees().fold(0.0, |sum, tree| {
+        let (mut node, mut depth) = (0, 1.0);
+        while let (Some((feature, threshold)), Some((left, right))) =
+            (tree.split(node), tree.children(node))
+        {
+            let goes_left = f64::from(row[feature] as f32) <= threshold;
+            node = if goes_left { left } else { right };
+            depth += 1.0;
+        }
+        sum + (depth + c(tree.n_node_samples()[node]) - 1.0)
+    });
+    let denominator = forest.trees().len() as f64 * c(forest.max_samples() as u32);
+    -std::hint::black_box(2f64).powf(-(sum / denominator))
+}
