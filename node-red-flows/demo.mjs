@@ -7,7 +7,7 @@ import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { aedes } from './bed/brokers.mjs';
 import { findChromium, launch } from './bed/chromium.mjs';
-import { nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
+import { local, nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
 import { freePort, sleep, start } from './bed/process.mjs';
 import { startServer } from './bed/server.mjs';
 
@@ -37,11 +37,8 @@ if (given.plc) {
 }
 const nodeRed = await startNodeRed(
   {
-    MQTT_HOST: '127.0.0.1',
-    MQTT_PORT: String(brokerPort),
-    MQTT_TLS: 'false',
+    ...local(brokerPort, serverPort),
     SIMULATE_FAULTS: String(!given.picture),
-    IFOREST_URL: `http://127.0.0.1:${serverPort}`,
     OPCUA_URL: `opc.tcp://127.0.0.1:${plcPort}`,
   },
   { port: given.port && Number(given.port) },

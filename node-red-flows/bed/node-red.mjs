@@ -18,6 +18,14 @@ export function readFlow(name) {
   return JSON.parse(readFileSync(new URL(`../${name}`, import.meta.url), 'utf8'));
 }
 
+/** What the flows are told of a broker without TLS and a server, both on this machine. */
+export const local = (brokerPort, serverPort) => ({
+  MQTT_HOST: '127.0.0.1',
+  MQTT_PORT: String(brokerPort),
+  MQTT_TLS: 'false',
+  IFOREST_URL: `http://127.0.0.1:${serverPort}`,
+});
+
 export async function startNodeRed(env = {}, { port } = {}) {
   port ??= await freePort();
   const userDir = temporaryFolder('node-red');

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { brokers, client } from '../bed/brokers.mjs';
 import { certificates } from '../bed/certificates.mjs';
-import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { local, nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
 import { freePort, sleep, temporaryFolder, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
@@ -326,7 +326,7 @@ for (const kind of brokers('the bridge')) {
     test('plain MQTT by a switch', async () => {
       const port = await freePort();
       const plain = await kind.start(port);
-      const other = await startNodeRed({ MQTT_HOST: '127.0.0.1', MQTT_PORT: String(port), MQTT_TLS: 'false', IFOREST_URL: `http://127.0.0.1:${serverPort}` });
+      const other = await startNodeRed(local(port, serverPort));
       const there = await client(`mqtt://127.0.0.1:${port}`);
       try {
         await other.deploy(flow);

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { aedes, client } from '../bed/brokers.mjs';
 import { findChromium, launch } from '../bed/chromium.mjs';
-import { readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { local, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
 import { freePort, until } from '../bed/process.mjs';
 import { notRun } from '../bed/report.mjs';
 import { startServer } from '../bed/server.mjs';
@@ -20,12 +20,7 @@ let brokerPort, serverPort, nodeRed, broker, server, us;
 before(async () => {
   brokerPort = await freePort();
   serverPort = await freePort();
-  nodeRed = await startNodeRed({
-    MQTT_HOST: '127.0.0.1',
-    MQTT_PORT: String(brokerPort),
-    MQTT_TLS: 'false',
-    IFOREST_URL: `http://127.0.0.1:${serverPort}`,
-  });
+  nodeRed = await startNodeRed(local(brokerPort, serverPort));
 });
 after(() => nodeRed?.stop());
 

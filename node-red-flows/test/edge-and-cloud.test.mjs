@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { client, hasMosquitto, startMosquittoWith } from '../bed/brokers.mjs';
-import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { local, nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
 import { freePort, until } from '../bed/process.mjs';
 import { notRun } from '../bed/report.mjs';
 import { startServer } from '../bed/server.mjs';
@@ -21,12 +21,7 @@ if (!hasMosquitto) {
       serverPort = await freePort();
       cloud = await startMosquittoWith('mosquitto-cloud.conf', { 1885: cloudPort });
       edge = await startMosquittoWith('mosquitto-edge.conf', { 1884: edgePort, 1885: cloudPort });
-      nodeRed = await startNodeRed({
-        MQTT_HOST: '127.0.0.1',
-        MQTT_PORT: String(cloudPort),
-        MQTT_TLS: 'false',
-        IFOREST_URL: `http://127.0.0.1:${serverPort}`,
-      });
+      nodeRed = await startNodeRed(local(cloudPort, serverPort));
     });
     after(async () => {
       await nodeRed?.stop();

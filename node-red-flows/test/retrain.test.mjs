@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { aedes, client } from '../bed/brokers.mjs';
-import { nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
+import { local, nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
 import { freePort, sleep, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
@@ -18,12 +18,7 @@ let brokerPort, serverPort, nodeRed, broker, server, us;
 before(async () => {
   brokerPort = await freePort();
   serverPort = await freePort();
-  nodeRed = await startNodeRed({
-    MQTT_HOST: '127.0.0.1',
-    MQTT_PORT: String(brokerPort),
-    MQTT_TLS: 'false',
-    IFOREST_URL: `http://127.0.0.1:${serverPort}`,
-  });
+  nodeRed = await startNodeRed(local(brokerPort, serverPort));
 });
 after(() => nodeRed?.stop());
 

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import opcua from 'node-opcua';
 import { aedes, client } from '../bed/brokers.mjs';
-import { nodeNamed, readFlow, startNodeRed } from '../bed/node-red.mjs';
+import { local, nodeNamed, readFlow, startNodeRed } from '../bed/node-red.mjs';
 import { freePort, start, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
@@ -21,11 +21,8 @@ before(async () => {
   serverPort = await freePort();
   plcPort = await freePort();
   nodeRed = await startNodeRed({
-    MQTT_HOST: '127.0.0.1',
-    MQTT_PORT: String(brokerPort),
-    MQTT_TLS: 'false',
+    ...local(brokerPort, serverPort),
     SIMULATE_FAULTS: 'false',
-    IFOREST_URL: `http://127.0.0.1:${serverPort}`,
     OPCUA_URL: `opc.tcp://127.0.0.1:${plcPort}`,
   });
 });
