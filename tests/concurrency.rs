@@ -31,6 +31,7 @@ fn bits(judgement: Judgement) -> (u64, u64, bool) {
         scaled,
         anomaly_score,
         is_anomaly,
+        ..
     } = judgement;
     (scaled.to_bits(), anomaly_score.to_bits(), is_anomaly)
 }

@@ -3,11 +3,12 @@
 mod common;
 
 use common::{DataSpec, SplitMix, fixture, hash_floats};
-use iforest_server::detector::{Blind, Detector, DetectorError, StandardScaler};
+use iforest_server::detector::{Blind, Detector, DetectorError, OutOfRange, StandardScaler};
 use iforest_server::forest::{FitError, IsolationForest, IsolationForestParams, ScoreError};
 use linfa::traits::Transformer;
 use ndarray::{Array2, ArrayView2, Axis, array};
 use serde::Deserialize;
+use serde_json::json;
 
 #[derive(Deserialize)]
 struct Case {
@@ -115,6 +116,126 @@ fn a_batch_is_judged_as_its_readings_one_by_one() {
     assert_eq!(anomalies, 10, "5 % of 200");
 }
 
+// A reading of several features takes another way than a batch of them.
+#[test]
+fn a_row_is_judged_as_in_a_batch() {
+    for columns in [1, 3] {
+        let data = readings(200, columns);
+        let mut detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let far = Array2::from_shape_fn((20, columns), |(row, _)| row as f64 - 10.0);
+        for out_of_range in [OutOfRange::Score, OutOfRange::Anomaly] {
+            detector.set_out_of_range(out_of_range, 0.1);
+            for rows in [&data, &far] {
+                let scores = detector.decision_function(rows.view()).expect("good");
+                for (row, score) in rows.rows().into_iter().zip(scores) {
+                    let judged = detector.judge_row(&row.to_vec()).expect("a good row");
+                    assert_eq!(judged.anomaly_score.to_bits(), score.to_bits());
+                    assert_eq!(judged.scaled.len(), columns);
+                    if columns == 1 {
+                        let one = detector.judge(row[0]).expect("a good reading");
+                        assert_eq!(one.anomaly_score.to_bits(), score.to_bits());
+                        assert_eq!(one.out_of_range, judged.out_of_range);
+                        assert_eq!(one.scaled, judged.scaled[0]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// The trap of the README, and the way out of it: with the option, what lies beyond the training
+// range by more than the margin is an anomaly, and what lies within is judged as before.
+#[test]
+fn a_reading_out_of_range_is_an_anomaly_where_that_is_asked_for() {
+    let mut random = SplitMix(8);
+    let grid = Array2::from_shape_simple_fn((120, 1), || (random.uniform() * 8.0).floor() * 0.25);
+    let constant = Array2::from_elem((20, 1), 7.0);
+    let wide = array![[-1e308], [1e308], [0.0]];
+    for (data, margin, inside, outside) in [
+        (
+            &grid,
+            0.0,
+            [0.0, 1.75],
+            [-0.0f64.next_up(), 1.75f64.next_up()],
+        ),
+        (
+            &grid,
+            1.0,
+            [-1.75, 3.5],
+            [(-1.75f64).next_down(), 3.5f64.next_up()],
+        ),
+        (
+            &constant,
+            0.0,
+            [7.0, 7.0],
+            [7.0f64.next_down(), 7.0f64.next_up()],
+        ),
+        (&wide, 0.0, [-1e308, 1e308], [-1.7e308, 1.7e308]),
+    ] {
+        let mut detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let plain = detector.clone();
+        detector.set_out_of_range(OutOfRange::Anomaly, margin);
+        for reading in inside {
+            let judged = detector.judge(reading).expect("a good reading");
+            let as_scored = plain.judge(reading).expect("a good reading");
+            assert_eq!(judged.out_of_range, Some(false), "{reading}");
+            assert_eq!(judged.anomaly_score, as_scored.anomaly_score, "{reading}");
+            assert_eq!(as_scored.out_of_range, None);
+        }
+        for reading in outside {
+            let judged = detector.judge(reading).expect("a good reading");
+            assert_eq!(judged.out_of_range, Some(true), "{reading}");
+            assert!(judged.is_anomaly, "{reading}");
+            assert!(judged.anomaly_score > detector.forest().threshold());
+        }
+        assert_eq!(
+            detector.blind_sides(),
+            Blind {
+                below: false,
+                above: false
+            }
+        );
+    }
+}
+
+// A margin so wide that the limits are beyond a double is no margin at all, and no error.
+#[test]
+fn a_margin_beyond_all_numbers_sets_no_limit() {
+    let mut detector = Detector::fit(&params(), readings(300, 1)).expect("good readings");
+    let plain = detector.normal_ranges();
+    detector.set_out_of_range(OutOfRange::Anomaly, f64::MAX);
+    assert_eq!(detector.normal_ranges(), plain);
+}
+
+// What is stored is served after a restart, so it must be the same to the last bit; and parts that
+// do not belong together must not come to be judged with.
+#[test]
+fn a_detector_is_read_as_it_was_stored() {
+    for columns in [1, 3] {
+        let detector = Detector::fit(&params(), readings(100, columns)).expect("good readings");
+        let stored = serde_json::to_value(&detector).expect("serializable");
+        let back: Detector = serde_json::from_value(stored.clone()).expect("as written");
+        assert_eq!(back, detector);
+        for (place, damage) in [
+            ("/scaler/mean", json!([])),
+            ("/scaler/scale/0", json!(0.0)),
+            ("/scaler/scale/0", json!(-1.0)),
+            ("/scaler/scale", json!([1.0, 1.0])),
+            (
+                "/scaler",
+                json!({ "mean": [0.0, 1.0], "scale": [1.0, 1.0] }),
+            ),
+            ("/training_ranges", json!([])),
+            ("/training_ranges/0", json!({ "low": 2.0, "high": 1.0 })),
+        ] {
+            let mut damaged = stored.clone();
+            *damaged.pointer_mut(place).expect("it is there") = damage.clone();
+            let read = serde_json::from_value::<Detector>(damaged);
+            assert!(read.is_err(), "{place} = {damage}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_judged_is_refused_with_its_place() {
     let detector = Detector::fit(&params(), readings(50, 2)).expect("good readings");
@@ -216,7 +337,10 @@ fn normal_ranges_are_what_is_judged_normal() {
             let u = random.uniform();
             scale * u * u * u + shift
         });
-        let detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let mut detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        if rows == 60 {
+            detector.set_out_of_range(OutOfRange::Anomaly, 0.05);
+        }
         let ranges = detector.normal_ranges().expect("one feature");
         assert!(ranges.is_sorted_by(|a, b| a.high < b.low));
         let limits = ranges

@@ -385,79 +385,76 @@ fn a_stored_forest_is_read_through_any_format() {
 fn a_forest_with_damaged_trees_is_refused() {
     let whole = stored();
     let trees = &whole["trees"];
-    let nodes = trees["feature"].as_array().expect("nodes").len();
-    let first_end = trees["ends"][0].as_u64().expect("an end");
-    assert_eq!(first_end, 5, "three rows make two splits and three leaves");
-    let inner_right = trees["right"][0].as_u64().expect("a node");
-    assert!(inner_right == 2 || inner_right == 4, "{inner_right}");
+    let list = |name: &str| trees[name].as_array().expect("an array").clone();
+    // Three rows make two splits and three leaves, and there are two trees.
+    assert_eq!(list("split").len(), 10);
     let shorter = |name: &str| {
-        let mut array = trees[name].as_array().expect("an array").clone();
+        let mut array = list(name);
         array.pop();
         Value::Array(array)
     };
     let longer = |name: &str| {
-        let mut array = trees[name].as_array().expect("an array").clone();
+        let mut array = list(name);
         array.push(array[0].clone());
         Value::Array(array)
     };
-    let empty = json!({
-        "ends": [], "feature": [], "threshold": [], "right": [], "n_node_samples": []
-    });
-    // The right child would be the next node.
-    let broken_off = json!({
-        "ends": [2],
-        "feature": [0, u32::MAX],
-        "threshold": [2.0, 0.0],
-        "right": [2, 0],
-        "n_node_samples": [3, 1]
-    });
+    let trees = |split: Value, threshold: Value, leaf_rows: Value| json!({ "split": split, "threshold": threshold, "leaf_rows": leaf_rows });
     must_be_refused(
         [
-            ("/trees", empty),
-            ("/trees", broken_off),
-            ("/trees/ends", json!([])),
-            ("/trees/ends", json!([0, first_end, nodes])),
-            ("/trees/ends", json!([first_end, first_end, nodes])),
-            ("/trees/ends", json!([nodes, first_end])),
-            ("/trees/ends", json!([first_end, nodes, nodes])),
-            ("/trees/ends", json!([first_end, nodes + 1])),
-            ("/trees/ends", json!([first_end, nodes - 1])),
-            ("/trees/ends", json!([first_end - 1, nodes])),
-            ("/trees/ends", json!([nodes])),
-            ("/trees/feature", shorter("feature")),
+            ("/trees", trees(json!([]), json!([]), json!([]))),
+            // One tree of the two, three, and one that breaks off after its left child.
+            (
+                "/trees",
+                trees(json!([1, 0, 0]), json!([2.0]), json!([1, 2])),
+            ),
+            (
+                "/trees",
+                trees(json!([0, 0, 0]), json!([]), json!([3, 3, 3])),
+            ),
+            (
+                "/trees",
+                trees(json!([0, 1, 0]), json!([2.0]), json!([3, 3])),
+            ),
+            ("/trees/split", shorter("split")),
             ("/trees/threshold", shorter("threshold")),
-            ("/trees/right", shorter("right")),
-            ("/trees/n_node_samples", shorter("n_node_samples")),
-            ("/trees/feature", longer("feature")),
+            ("/trees/leaf_rows", shorter("leaf_rows")),
+            ("/trees/split", longer("split")),
             ("/trees/threshold", longer("threshold")),
-            ("/trees/right", longer("right")),
-            ("/trees/n_node_samples", longer("n_node_samples")),
-            // To the node itself, to its left child, elsewhere in its tree, and out of it.
-            ("/trees/right/0", json!(0)),
-            ("/trees/right/0", json!(1)),
-            ("/trees/right/0", json!(3)),
-            ("/trees/right/0", json!(6 - inner_right)),
-            ("/trees/right/0", json!(first_end)),
-            ("/trees/right/0", json!(u32::MAX)),
-            // A feature that the forest has not, and a split made a leaf.
-            ("/trees/feature/0", json!(1)),
-            ("/trees/feature/0", json!(u32::MAX - 1)),
-            ("/trees/feature/0", json!(u32::MAX)),
+            ("/trees/leaf_rows", longer("leaf_rows")),
+            // A split made a leaf, and leaves made splits, the last of which has nowhere to put
+            // children.
+            ("/trees/split/0", json!(0)),
+            ("/trees/split/4", json!(1)),
+            ("/trees/split/9", json!(1)),
+            // Features that the forest has not.
+            ("/trees/split/0", json!(2)),
+            ("/trees/split/0", json!(u32::MAX)),
+            ("/n_features", json!(0)),
+            // Rows that do not add up, or not within 32 bits.
+            ("/trees/leaf_rows/0", json!(0)),
+            ("/trees/leaf_rows/5", json!(4)),
+            ("/trees/leaf_rows/0", json!(u32::MAX)),
             ("/trees/threshold/0", json!("NaN")),
             ("/trees/threshold/0", json!("inf")),
-            ("/n_features", json!(0)),
         ],
         "the trees of the forest are damaged",
     );
 }
 
-// The last node of a tree has nowhere to put children.
+// A server with thousands of models keeps no trees; what it answers must not change by that.
 #[test]
-fn a_forest_with_a_tree_that_ends_in_a_split_is_refused() {
-    must_be_refused(
-        [("/trees/feature/4", json!(0))],
-        "the trees of the forest are damaged",
-    );
+fn a_forest_without_its_trees_scores_as_before_and_is_not_stored() {
+    for (rows, columns) in [(300, 1), (300, 3), (3, 1)] {
+        let (mut forest, data) = fitted(rows, columns);
+        let before = forest.score_samples(&data).expect("good rows");
+        let ranges = forest.normal_ranges();
+        forest.drop_trees();
+        assert_eq!(forest.score_samples(&data).expect("good rows"), before);
+        assert_eq!(forest.normal_ranges(), ranges);
+        assert_eq!(forest.trees().len(), 0);
+        let error = serde_json::to_string(&forest).expect_err("must not be stored");
+        assert!(error.to_string().contains("were dropped"), "{error}");
+    }
 }
 
 #[test]

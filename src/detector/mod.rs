@@ -1,36 +1,80 @@
-//! What is trained and served: scaler, forest and threshold as one value.
+//! What is trained, stored and served: scaler, forest and threshold as one value.
 //!
 //! Every check of shape and finiteness is made here, so that whoever holds a detector can only get
 //! a judgement or a clear error from it.
+//!
+//! * `scaler`: scikit-learn's `StandardScaler`
+//! * `ranges`: which readings are normal, and what is said of those beyond the training range
 
+mod ranges;
 mod scaler;
 
 use linfa::ParamGuard;
 use linfa::dataset::DatasetBase;
 use linfa::traits::{Fit, Transformer};
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::forest::{FitError, IsolationForest, IsolationForestParams, ScoreError};
 
+pub use ranges::{Blind, NormalRange, OutOfRange, TrainingRange};
 pub use scaler::StandardScaler;
 
 /// A fitted detector, of any number of features.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// What [`set_out_of_range`](Self::set_out_of_range) chose is not stored with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct Detector {
     scaler: StandardScaler,
     forest: IsolationForest,
+    training_ranges: Vec<TrainingRange>,
+    /// Beyond these a reading is an anomaly whatever its score.
+    #[serde(skip)]
+    limits: Option<Vec<TrainingRange>>,
 }
 
-/// What a detector says of one value.
+/// A detector as it is read, before its parts are found to fit together.
+#[derive(Deserialize)]
+struct Stored {
+    scaler: StandardScaler,
+    forest: IsolationForest,
+    training_ranges: Vec<TrainingRange>,
+}
+
+impl TryFrom<Stored> for Detector {
+    type Error = &'static str;
+
+    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+        let features = stored.forest.n_features();
+        if stored.scaler.mean().len() != features || stored.training_ranges.len() != features {
+            return Err("scaler and forest are of different numbers of features");
+        }
+        if !stored.training_ranges.iter().all(TrainingRange::is_sound) {
+            return Err("a training range is damaged");
+        }
+        Ok(Self {
+            scaler: stored.scaler,
+            forest: stored.forest,
+            training_ranges: stored.training_ranges,
+            limits: None,
+        })
+    }
+}
+
+/// What a detector says of one reading; `S` is a number, or a list of them where a reading is of
+/// several features.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Judgement {
-    /// The value as the forest sees it.
-    pub scaled: f64,
+pub struct Judgement<S = f64> {
+    /// The reading as the forest sees it.
+    pub scaled: S,
     /// PyOD's decision function: greater is more abnormal, near 0 at the border.
     pub anomaly_score: f64,
     /// Whether the score is above the threshold.
     pub is_anomaly: bool,
+    /// Whether the reading is beyond the training range, where that makes it an anomaly.
+    pub out_of_range: Option<bool>,
 }
 
 /// Why a detector could not be fitted, or a reading not be judged.
@@ -89,9 +133,16 @@ impl Detector {
             return Err(error.into());
         }
         let scaler = StandardScaler::fit(readings.view())?;
+        let columns = readings.axis_iter(Axis(1));
+        let training_ranges = columns.map(TrainingRange::of).collect();
         let scaled = scale(&scaler, readings)?;
         let forest = params.fit(&DatasetBase::from(scaled))?;
-        Ok(Self { scaler, forest })
+        Ok(Self {
+            scaler,
+            forest,
+            training_ranges,
+            limits: None,
+        })
     }
 
     /// The scaler.
@@ -104,6 +155,28 @@ impl Detector {
         &self.forest
     }
 
+    /// Gives back memory that only storing needs; see [`IsolationForest::drop_trees`].
+    pub fn drop_trees(&mut self) {
+        self.forest.drop_trees();
+    }
+
+    /// The least and the greatest training reading of each feature.
+    pub fn training_ranges(&self) -> &[TrainingRange] {
+        &self.training_ranges
+    }
+
+    /// Chooses what is said of a reading beyond the training range by more than `margin`, a share
+    /// of the width of that range.
+    pub fn set_out_of_range(&mut self, out_of_range: OutOfRange, margin: f64) {
+        self.limits = match out_of_range {
+            OutOfRange::Score => None,
+            OutOfRange::Anomaly => {
+                let ranges = self.training_ranges.iter();
+                Some(ranges.map(|range| range.widened(margin)).collect())
+            }
+        };
+    }
+
     /// Judges one value; for a detector of one feature.
     ///
     /// # Errors
@@ -111,50 +184,96 @@ impl Detector {
     /// [`DetectorError::Score`] when the detector has several features or the value is not finite;
     /// [`DetectorError::Overflow`] when it is too far from the training readings.
     pub fn judge(&self, value: f64) -> Result<Judgement, DetectorError> {
-        let expected = self.forest.n_features();
-        if expected != 1 {
-            return Err(ScoreError::Width { expected, got: 1 }.into());
-        }
+        self.check_width(1)?;
         let scaled = self.scaler.scale_value(0, value);
-        if value.is_finite() && !scaled.is_finite() {
+        self.judge_scaled(&[value], &[scaled], scaled)
+    }
+
+    /// Judges one reading, which has a value for each feature.
+    ///
+    /// # Errors
+    ///
+    /// [`DetectorError::Score`] when there are more or fewer values than features, or one is not
+    /// finite; [`DetectorError::Overflow`] when one is too far from the training readings.
+    pub fn judge_row(&self, row: &[f64]) -> Result<Judgement<Vec<f64>>, DetectorError> {
+        self.check_width(row.len())?;
+        let values = row.iter().enumerate();
+        let scaled: Vec<f64> = values
+            .map(|(feature, &value)| self.scaler.scale_value(feature, value))
+            .collect();
+        let Judgement {
+            anomaly_score,
+            is_anomaly,
+            out_of_range,
+            ..
+        } = self.judge_scaled(row, &scaled, ())?;
+        Ok(Judgement {
+            scaled,
+            anomaly_score,
+            is_anomaly,
+            out_of_range,
+        })
+    }
+
+    fn judge_scaled<S>(
+        &self,
+        row: &[f64],
+        scaled_row: &[f64],
+        scaled: S,
+    ) -> Result<Judgement<S>, DetectorError> {
+        let mut values = row.iter().zip(scaled_row);
+        let overflow = values.position(|(value, scaled)| value.is_finite() && !scaled.is_finite());
+        if let Some(feature) = overflow {
             return Err(DetectorError::Overflow {
                 row: Some(0),
-                feature: 0,
+                feature,
             });
         }
-        let anomaly_score = self.forest.decision_function_one(&[scaled])?;
+        let score = self.forest.decision_function_one(scaled_row)?;
+        let out_of_range = self
+            .limits
+            .as_deref()
+            .map(|limits| ranges::is_beyond(limits, row.iter().copied()));
+        let anomaly_score = self.score_in_range(score, out_of_range);
         Ok(Judgement {
             scaled,
             anomaly_score,
             is_anomaly: self.forest.is_anomaly(anomaly_score),
+            out_of_range,
         })
+    }
+
+    /// A reading out of range that the forest calls normal counts as one that every tree sets apart
+    /// at once.
+    fn score_in_range(&self, score: f64, out_of_range: Option<bool>) -> f64 {
+        if out_of_range == Some(true) && !self.forest.is_anomaly(score) {
+            self.forest.greatest_decision()
+        } else {
+            score
+        }
+    }
+
+    fn check_width(&self, got: usize) -> Result<(), DetectorError> {
+        let expected = self.forest.n_features();
+        if got == expected {
+            Ok(())
+        } else {
+            Err(ScoreError::Width { expected, got }.into())
+        }
     }
 
     /// For a detector of one feature, the ranges of readings that it calls normal, exactly and in
     /// ascending order: alarm limits, as an engineer would program them.
     pub fn normal_ranges(&self) -> Option<Vec<NormalRange>> {
         let ranges = self.forest.normal_ranges()?;
-        let ranges = ranges.into_iter().filter_map(|(low, high)| {
-            // Scaling and rounding never reverse two readings, so a limit can be searched for.
-            let scaled = |reading| self.scaler.scale_value(0, reading) as f32;
-            let range = NormalRange {
-                low: match low {
-                    f32::NEG_INFINITY => None,
-                    low => Some(greatest(|reading| scaled(reading) <= low)?.next_up()),
-                },
-                high: match high {
-                    f32::INFINITY => None,
-                    high => Some(greatest(|reading| scaled(reading) <= high)?),
-                },
-            };
-            // Steps of the forest may lie between two neighbouring doubles.
-            let empty = range
-                .low
-                .zip(range.high)
-                .is_some_and(|(low, high)| low > high);
-            (!empty).then_some(range)
-        });
-        Some(ranges.collect())
+        let scaled = |reading| self.scaler.scale_value(0, reading) as f32;
+        let limits = self.limits.as_ref().map(|limits| limits[0]);
+        let ranges = ranges.into_iter();
+        Some(
+            ranges
+                .filter_map(|range| NormalRange::from_scaled(range, scaled)?.within(limits))
+                .collect(),
+        )
     }
 
     /// The anomaly score of each row of readings.
@@ -166,11 +285,7 @@ impl Detector {
         &self,
         readings: ArrayView2<'_, f64>,
     ) -> Result<Array1<f64>, DetectorError> {
-        let expected = self.forest.n_features();
-        let got = readings.ncols();
-        if expected != got {
-            return Err(ScoreError::Width { expected, got }.into());
-        }
+        self.check_width(readings.ncols())?;
         if let Some(((row, feature), &value)) = readings
             .indexed_iter()
             .find(|(_, value)| !value.is_finite())
@@ -183,7 +298,14 @@ impl Detector {
             return Err(error.into());
         }
         let scaled = scale(&self.scaler, readings.to_owned())?;
-        Ok(self.forest.decision_function(&scaled)?)
+        let mut scores = self.forest.decision_function(&scaled)?;
+        if let Some(limits) = &self.limits {
+            for (score, row) in scores.iter_mut().zip(readings.rows()) {
+                let out_of_range = ranges::is_beyond(limits, row.iter().copied());
+                *score = self.score_in_range(*score, Some(out_of_range));
+            }
+        }
+        Ok(scores)
     }
 
     /// Whether readings far below, and far above, all training readings are called normal.
@@ -194,58 +316,17 @@ impl Detector {
     pub fn blind_sides(&self) -> Blind {
         let far = |value: f32| {
             let row = vec![f64::from(value); self.forest.n_features()];
-            self.forest
-                .decision_function_one(&row)
-                .is_ok_and(|decision| !self.forest.is_anomaly(decision))
+            self.limits.is_none()
+                && self
+                    .forest
+                    .decision_function_one(&row)
+                    .is_ok_and(|decision| !self.forest.is_anomaly(decision))
         };
         Blind {
             below: far(f32::MIN),
             above: far(f32::MAX),
         }
     }
-}
-
-/// On which side of the training range a detector calls everything normal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Blind {
-    /// Far below all training readings.
-    pub below: bool,
-    /// Far above all training readings.
-    pub above: bool,
-}
-
-/// The greatest finite number for which `holds`, which holds up to some number and not beyond;
-/// `None` where it holds for none.
-fn greatest(holds: impl Fn(f64) -> bool) -> Option<f64> {
-    // Whole numbers in the order of the doubles they stand for.
-    let number = |key: i64| f64::from_bits((key ^ (((key >> 63) as u64) >> 1) as i64) as u64);
-    let key = |number: f64| {
-        let bits = number.to_bits() as i64;
-        bits ^ (((bits >> 63) as u64) >> 1) as i64
-    };
-    let (mut low, mut high) = (key(f64::MIN), key(f64::MAX));
-    if !holds(number(low)) {
-        return None;
-    }
-    while low < high {
-        // Rounded up, without overflow.
-        let middle = ((i128::from(low) + i128::from(high) + 1) >> 1) as i64;
-        if holds(number(middle)) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    Some(number(low))
-}
-
-/// A range of readings, its ends included; `None` where it has no end.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct NormalRange {
-    /// The least reading of the range.
-    pub low: Option<f64>,
-    /// The greatest reading of the range.
-    pub high: Option<f64>,
 }
 
 fn scale(scaler: &StandardScaler, readings: Array2<f64>) -> Result<Array2<f64>, DetectorError> {

@@ -12,15 +12,47 @@ use linfa::dataset::DatasetBase;
 use linfa::traits::{Fit, Transformer};
 use linfa_preprocessing::linear_scaling::LinearScaler;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
 
 use super::DetectorError;
 
 /// Subtracts the mean of each feature and divides by its population standard deviation (by 1 where
 /// the feature is constant).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Stored", try_from = "Stored")]
 pub struct StandardScaler {
     centre: LinearScaler<f64>,
     scale: Array1<f64>,
+}
+
+/// A scaler as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    mean: Vec<f64>,
+    scale: Vec<f64>,
+}
+
+impl From<StandardScaler> for Stored {
+    fn from(scaler: StandardScaler) -> Self {
+        Self {
+            mean: scaler.mean().to_vec(),
+            scale: scaler.scale.to_vec(),
+        }
+    }
+}
+
+impl TryFrom<Stored> for StandardScaler {
+    type Error = String;
+
+    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+        let sound = stored.mean.len() == stored.scale.len()
+            && stored.mean.iter().all(|mean| mean.is_finite())
+            && stored.scale.iter().all(|&scale| scale > 0.0);
+        if !sound {
+            return Err("the scaler is damaged".to_owned());
+        }
+        Self::from_moments(stored.mean, stored.scale)
+    }
 }
 
 impl StandardScaler {
@@ -41,11 +73,15 @@ impl StandardScaler {
         if let Some(feature) = mean.iter().position(|mean| !mean.is_finite()) {
             return Err(DetectorError::Overflow { row: None, feature });
         }
+        Self::from_moments(mean, scale).map_err(DetectorError::Scaler)
+    }
+
+    fn from_moments(mean: Vec<f64>, scale: Vec<f64>) -> Result<Self, String> {
         // The mean of one row is that row, to the bit.
         let mean = Array1::from(mean).insert_axis(Axis(0));
         let centre = LinearScaler::standard_no_std()
             .fit(&DatasetBase::from(mean))
-            .map_err(|error| DetectorError::Scaler(error.to_string()))?;
+            .map_err(|error| error.to_string())?;
         Ok(Self {
             centre,
             scale: Array1::from(scale),

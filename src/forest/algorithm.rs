@@ -4,6 +4,7 @@ use linfa::Float;
 use linfa::dataset::{DatasetBase, Records};
 use linfa::traits::{Fit, PredictInplace, Transformer};
 use ndarray::{Array1, ArrayBase, Data, Ix2};
+use serde::ser::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::{FitError, ScoreError};
@@ -61,7 +62,11 @@ impl PartialEq for IsolationForest {
 }
 
 impl Serialize for IsolationForest {
+    /// Fails after [`drop_trees`](IsolationForest::drop_trees).
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.fitted.trees.len() == 0 {
+            return Err(S::Error::custom("the trees of the forest were dropped"));
+        }
         self.fitted.serialize(serializer)
     }
 }
@@ -72,9 +77,7 @@ impl TryFrom<Stored> for IsolationForest {
     fn try_from(stored: Stored) -> Result<Self, Self::Error> {
         let whole = stored.trees.len() == stored.params.n_estimators()
             && stored.params.rows_per_tree(stored.n_samples).ok() == Some(stored.max_samples)
-            && stored
-                .trees
-                .is_sound(stored.n_features as usize, stored.max_samples);
+            && stored.trees.is_sound(stored.n_features, stored.max_samples);
         if !whole {
             return Err("the trees of the forest are damaged".to_owned());
         }
@@ -140,9 +143,15 @@ impl IsolationForest {
         self.fitted.threshold
     }
 
-    /// The trees, in order.
+    /// The trees, in order; none after [`drop_trees`](Self::drop_trees).
     pub fn trees(&self) -> impl ExactSizeIterator<Item = Tree<'_>> {
         self.fitted.trees.iter()
+    }
+
+    /// Gives back the memory of the trees, most of what a forest takes. It scores as before, since
+    /// it has compiled them into a form of its own, but cannot be stored any more.
+    pub fn drop_trees(&mut self) {
+        self.fitted.trees = Trees::default();
     }
 
     /// scikit-learn's `score_samples`: in `[-1, 0)`, lower is more abnormal.
@@ -199,6 +208,12 @@ impl IsolationForest {
             });
         }
         Ok(self.decision(self.evaluator.score_one(row)))
+    }
+
+    /// The greatest value of the decision function: that of a row which every tree sets apart from
+    /// all others at once. It always marks an anomaly.
+    pub fn greatest_decision(&self) -> f64 {
+        self.decision(-1.0).max(self.fitted.threshold.next_up())
     }
 
     /// Whether a value of the decision function marks an anomaly.

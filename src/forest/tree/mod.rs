@@ -7,8 +7,10 @@
 //! * [`exact`] follows scikit-learn step by step, for any number of features.
 //! * [`sorted`] grows the same trees over one feature from sorted values, several times as fast. In
 //!   the rare case where rounding errors would decide, it stands back for [`exact`].
+//! * [`preorder`] is what is stored of them.
 
 mod exact;
+mod preorder;
 mod sorted;
 
 use rayon::prelude::*;
@@ -26,6 +28,7 @@ const FEATURE_THRESHOLD: f32 = 1e-7;
 /// All trees of a forest, one behind the other, each in depth-first order: the left child of node
 /// `i` is `i + 1`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "preorder::Preorder", try_from = "preorder::Preorder")]
 pub(super) struct Trees {
     /// Where each tree ends.
     ends: Vec<u32>,
@@ -64,26 +67,6 @@ impl<'a> Tree<'a> {
         (feature != LEAF).then(|| (node + 1, self.right[node] as usize))
     }
 
-    /// Whether the nodes stand in depth-first order, each reached once, and share out the rows.
-    fn is_sound(&self, n_features: usize, max_samples: u32) -> bool {
-        let rows = |node: usize| self.n_node_samples.get(node).copied().map(u64::from);
-        // Where the right children of the nodes above must stand.
-        let mut rights = Vec::new();
-        rows(0) == Some(u64::from(max_samples))
-            && (0..self.node_count()).all(|node| match (self.split(node), self.children(node)) {
-                (Some((feature, threshold)), Some((left, right))) => {
-                    rights.push(right);
-                    let shared = rows(left).zip(rows(right)).map(|(l, r)| l + r);
-                    feature < n_features && threshold.is_finite() && shared == rows(node)
-                }
-                _ => match rights.pop() {
-                    Some(right) => right == node + 1 && right < self.node_count(),
-                    None => node + 1 == self.node_count(),
-                },
-            })
-            && rights.is_empty()
-    }
-
     /// How many of the tree's rows reached each node.
     pub fn n_node_samples(&self) -> &'a [u32] {
         self.n_node_samples
@@ -108,27 +91,16 @@ impl Trees {
         })
     }
 
-    /// Whether every index leads where it may, so that trees read from outside cannot cause a
-    /// panic or an endless walk.
-    pub(super) fn is_sound(&self, n_features: usize, max_samples: u32) -> bool {
-        let nodes = self.feature.len();
-        let same_lengths = [
-            self.threshold.len(),
-            self.right.len(),
-            self.n_node_samples.len(),
-        ];
-        let mut start = 0;
-        let ends_ascend = self.ends.iter().all(|&end| {
-            let ascends = end > start;
-            start = end;
-            ascends
-        });
-        same_lengths.iter().all(|&len| len == nodes)
-            && ends_ascend
-            && start as usize == nodes
-            && self
-                .iter()
-                .all(|tree| tree.is_sound(n_features, max_samples))
+    /// Whether all trees are of so many rows, and split by features that there are at thresholds
+    /// that are finite, so that trees read from outside cannot cause a panic or an endless walk.
+    /// That their nodes hang together is seen to when they are read.
+    pub(super) fn is_sound(&self, n_features: u32, max_samples: u32) -> bool {
+        let splits = self.feature.iter().zip(&self.threshold);
+        self.iter()
+            .all(|tree| tree.n_node_samples[0] == max_samples)
+            && splits
+                .filter(|&(&feature, _)| feature != LEAF)
+                .all(|(&feature, threshold)| feature < n_features && threshold.is_finite())
     }
 
     fn with_capacity(nodes: usize) -> Self {
