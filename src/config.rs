@@ -1,13 +1,16 @@
 //! The command line and its environment variables, as typed settings. Only `main` knows them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use linfa::ParamGuard;
 
+use iforest_server::detector::OutOfRange;
 use iforest_server::forest::{
     IsolationForest, IsolationForestParams, MAX_ESTIMATORS, MaxSamples, ParamsError,
 };
+use iforest_server::registry::Options;
 
 /// Tells over HTTP whether a reading is an anomaly.
 ///
@@ -49,10 +52,47 @@ pub(crate) struct Config {
     #[arg(long, env = "IFOREST_RANDOM_STATE", allow_negative_numbers = true)]
     pub(crate) random_state: Option<u32>,
 
-    /// File of readings to start from, one per line or a CSV with a column called value [default:
-    /// 500 synthetic ones between 0 and 5, as in server.py]
+    /// File of readings to train the default model on, one per line or a CSV with a column called
+    /// value [default: what is stored, or else 500 synthetic readings between 0 and 5, as in
+    /// server.py]
     #[arg(long, env = "IFOREST_TRAIN", value_name = "FILE")]
     pub(crate) train: Option<PathBuf>,
+
+    /// Where trained models are kept: a folder, s3://bucket/path, az://container/path,
+    /// gs://bucket/path, or memory: to keep them as long as the server runs
+    #[arg(
+        long,
+        env = "IFOREST_STORE",
+        value_name = "URL",
+        default_value = "./iforest-models"
+    )]
+    pub(crate) store: String,
+
+    /// How many versions of a model are kept to roll back to
+    #[arg(long, env = "IFOREST_KEEP_VERSIONS", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    keep_versions: u32,
+
+    /// How often to look for models that other servers stored in the same place; 0s for never
+    #[arg(long, env = "IFOREST_REFRESH_INTERVAL", value_name = "TIME", default_value = "2s",
+        value_parser = humantime::parse_duration)]
+    refresh_interval: Duration,
+
+    /// What to say of a reading beyond the range of the training readings: what its score says, as
+    /// PyOD does, or that it is an anomaly
+    #[arg(long, env = "IFOREST_OUT_OF_RANGE", value_enum, default_value_t = Beyond::Score)]
+    out_of_range: Beyond,
+
+    /// How far beyond, as a share of the width of that range
+    #[arg(
+        long,
+        env = "IFOREST_OUT_OF_RANGE_MARGIN",
+        value_name = "SHARE",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        value_parser = margin
+    )]
+    out_of_range_margin: f64,
 
     /// How much to log; debug shows every request
     #[arg(
@@ -62,6 +102,20 @@ pub(crate) struct Config {
         default_value = "info"
     )]
     pub(crate) log_level: LogLevel,
+}
+
+/// The command line's words for [`OutOfRange`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Beyond {
+    Score,
+    Anomaly,
+}
+
+fn margin(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(margin) if margin.is_finite() && margin >= 0.0 => Ok(margin),
+        _ => Err("expected a share of the training range, 0 or greater".to_owned()),
+    }
 }
 
 /// How much to log.
@@ -74,8 +128,21 @@ pub(crate) enum LogLevel {
 }
 
 impl Config {
-    /// What models are trained with.
-    pub(crate) fn forest_params(&self) -> Result<IsolationForestParams, ParamsError> {
+    /// What holds for models that have no settings of their own.
+    pub(crate) fn registry_options(&self) -> Result<Options, ParamsError> {
+        Ok(Options {
+            params: self.forest_params()?,
+            out_of_range: match self.out_of_range {
+                Beyond::Score => OutOfRange::Score,
+                Beyond::Anomaly => OutOfRange::Anomaly,
+            },
+            out_of_range_margin: self.out_of_range_margin,
+            keep_versions: self.keep_versions as usize,
+            refresh_interval: Some(self.refresh_interval).filter(|interval| !interval.is_zero()),
+        })
+    }
+
+    fn forest_params(&self) -> Result<IsolationForestParams, ParamsError> {
         let params = IsolationForest::params()
             .contamination(self.contamination)
             .n_estimators(self.n_estimators as usize)
@@ -107,12 +174,12 @@ mod tests {
         }
     }
 
-    // The defaults are server.py's.
+    // The defaults are server.py's, and those of the library.
     #[test]
     fn defaults_are_those_of_server_py() {
         let config = Config::parse_from(["iforest-server"]);
         assert_eq!((config.host.as_str(), config.port), ("0.0.0.0", 5000));
-        let expected = IsolationForest::params().contamination(0.05);
-        assert_eq!(config.forest_params(), Ok(expected));
+        let expected = Options::new(IsolationForest::params().contamination(0.05));
+        assert_eq!(config.registry_options(), Ok(expected));
     }
 }

@@ -19,7 +19,8 @@
 //! Dependencies point downwards only.
 //!
 //! * [`http`]: routes, JSON shapes and error answers; [`server`]: accept loop and graceful stop
-//! * [`registry`]: what is served now, and its retraining
+//! * [`registry`]: the models that are served, their retraining, and other servers' changes
+//! * [`store`]: where models are kept, and in what form
 //! * [`detector`]: scaler, forest and threshold as one value
 //! * [`forest`]: the isolation forest
 //!
@@ -33,4 +34,5 @@ pub mod http;
 pub mod readings;
 pub mod registry;
 pub mod server;
+pub mod store;
 mod text;

@@ -13,8 +13,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use iforest_server::registry::Registry;
+use iforest_server::registry::{First, Registry};
+use iforest_server::store::Store;
 use iforest_server::{http, readings, server};
+use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
@@ -34,10 +36,13 @@ fn main() -> ExitCode {
 fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!("iforest-server {}", env!("CARGO_PKG_VERSION"));
     let stop = stop_signal()?;
-    let params = config.forest_params()?;
+    let options = config.registry_options()?;
     // Bound before training, so that a port in use is told at once.
     let listener = bind(&config.host, config.port)?;
-    let readings = match &config.train {
+    let store = Store::open(&config.store)
+        .map_err(|error| format!("cannot use the store {}: {error}", config.store))?;
+    tracing::info!("models are kept in {store}");
+    let first = match &config.train {
         Some(path) => {
             let readings = readings::from_file(path)?;
             tracing::info!(
@@ -45,18 +50,14 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
                 readings.nrows(),
                 path.display()
             );
-            readings
+            First::Train(readings)
         }
         None => {
-            let seed = config.random_state.unwrap_or_else(rand::random);
-            tracing::info!(
-                "training on synthetic readings, numpy.random.RandomState({seed}).uniform(0, 5, \
-                 500); train on your own with --train FILE or POST /retrain"
-            );
-            readings::synthetic(seed)
+            let random_state = config.random_state;
+            First::Stored(Box::new(move || synthetic(random_state)))
         }
     };
-    let registry = Arc::new(Registry::train(params, readings)?);
+    let registry = Arc::new(Registry::open(store, options, first)?);
 
     let bound = listener.local_addr()?;
     let address = callable(bound);
@@ -67,6 +68,16 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     server::run(listener, http::router(registry), stop, server::GRACE)?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What a model is trained on that nobody taught yet.
+fn synthetic(random_state: Option<u32>) -> Array2<f64> {
+    let seed = random_state.unwrap_or_else(rand::random);
+    tracing::info!(
+        "training on synthetic readings, numpy.random.RandomState({seed}).uniform(0, 5, 500); \
+         train on your own with --train FILE or POST /retrain"
+    );
+    readings::synthetic(seed)
 }
 
 fn bind(host: &str, port: u16) -> Result<TcpListener, String> {

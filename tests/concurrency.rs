@@ -12,7 +12,8 @@ use common::SplitMix;
 use iforest_server::detector::{Detector, Judgement};
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
 use iforest_server::readings;
-use iforest_server::registry::{Registry, RetrainError, Served};
+use iforest_server::registry::{ChangeError, Registry, Served, Training};
+use iforest_server::store::{ModelName, ModelSettings};
 use ndarray::Array2;
 
 fn params() -> IsolationForestParams {
@@ -105,8 +106,17 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
     assert!(predicted.load(Ordering::Relaxed) > 1000);
 }
 
-async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Served>, RetrainError> {
-    registry.retrain(|| Ok(data)).await
+fn training(samples: Array2<f64>) -> Training {
+    Training {
+        samples,
+        feature_names: Vec::new(),
+        settings: ModelSettings::default(),
+    }
+}
+
+async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Served>, ChangeError> {
+    let name = ModelName::default_model();
+    registry.retrain(&name, 0, |_| Ok(training(data))).await
 }
 
 // A slow retrain blocks neither the lock nor the threads that predict: while one is held up in the
@@ -140,7 +150,8 @@ async fn predictions_do_not_wait_for_a_retrain() {
 async fn of_retrains_at_once_the_one_asked_last_stays() {
     let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
     let last = readings(2, 30, 1.0);
-    let expected = Detector::fit(&params(), last.clone()).expect("it trains");
+    let mut expected = Detector::fit(&params(), last.clone()).expect("it trains");
+    expected.drop_trees();
     let (first, second, third) = tokio::join!(
         retrain(&registry, readings(1, 60_000, 9.0)),
         retrain(&registry, readings(3, 300, 2.0)),
@@ -164,7 +175,8 @@ async fn of_retrains_at_once_the_one_asked_last_stays() {
 async fn a_retrain_whose_client_has_gone_is_carried_out() {
     let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
     let data = readings(3, 300, 2.0);
-    let expected = Detector::fit(&params(), data.clone()).expect("it trains");
+    let mut expected = Detector::fit(&params(), data.clone()).expect("it trains");
+    expected.drop_trees();
     for data in [readings(1, 20_000, 9.0), data] {
         let gone = retrain(&registry, data);
         let soon = Duration::from_micros(1);
@@ -183,7 +195,8 @@ async fn retrains_past_the_queue_are_refused_and_a_panic_is_survived() {
     let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
     let before = registry.serving();
     let (go, wait) = std::sync::mpsc::channel::<()>();
-    let blocking = registry.retrain::<RetrainError>(move || {
+    let name = ModelName::default_model();
+    let blocking = registry.retrain::<ChangeError>(&name, 0, move |_| {
         let _ = wait.recv();
         panic!("on purpose");
     });
@@ -197,13 +210,13 @@ async fn retrains_past_the_queue_are_refused_and_a_panic_is_survived() {
     for retrain in &mut waiting {
         let soon = Duration::from_micros(1);
         if let Ok(answer) = tokio::time::timeout(soon, retrain).await {
-            assert!(matches!(answer, Err(RetrainError::Busy)));
+            assert!(matches!(answer, Err(ChangeError::Busy)));
             refused += 1;
         }
     }
     assert_eq!(refused, 24, "16 may wait");
     go.send(()).expect("it waits");
-    assert!(matches!(blocking.await, Err(RetrainError::Interrupted)));
+    assert!(matches!(blocking.await, Err(ChangeError::Interrupted)));
     while Arc::ptr_eq(&registry.serving(), &before) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -345,9 +345,7 @@ async fn methods_and_paths_are_those_of_server_py() {
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(
             answer.error(),
-            format!(
-                "there is no {path:?} here; POST to /predict or /retrain, or GET /models/default"
-            )
+            format!("there is no {path:?} here; POST to /predict or /retrain, or GET /models")
         );
     }
 }
@@ -722,7 +720,7 @@ async fn the_model_tells_its_normal_ranges_to_the_last_digit() {
     post(&router, "/retrain", r#"{"samples": [2, 2, 2]}"#).await;
     let answer = send(&router, get()).await;
     assert!(
-        answer.body.ends_with("\"normal_ranges\":[[null,null]]}\n"),
+        answer.body.contains("\"normal_ranges\":[[null,null]],"),
         "{}",
         answer.body
     );
@@ -730,7 +728,7 @@ async fn the_model_tells_its_normal_ranges_to_the_last_digit() {
     let request = Request::post("/models/default").body(Body::empty());
     let wrong = send(&router, request.expect("good")).await;
     assert_eq!(wrong.status, StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(wrong.error(), "the method must be GET, got POST");
+    assert_eq!(wrong.error(), "the method must be GET or DELETE, got POST");
 }
 
 // Two hundred thousand readings are past the two megabytes that axum reads by default.

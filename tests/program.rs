@@ -14,6 +14,7 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_iforest-server"))
         .env("IFOREST_HOST", "127.0.0.1")
         .env("IFOREST_PORT", "0")
+        .env("IFOREST_STORE", "memory:")
         .args(arguments)
         .output()
         .expect("the program starts")
@@ -249,9 +250,7 @@ fn stops_in_bounded_time_and_at_once_when_told_twice() {
 fn stops_cleanly_during_the_first_training() {
     let lines: String = (0..100_000).map(|i| format!("{}\n", i % 997)).collect();
     let file = TempFile::new("long.txt", lines);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iforest-server"));
-    command.args(["--host", "127.0.0.1", "--port", "0", "--train", file.path()]);
-    command.args(["--n-estimators", "2000"]);
+    let command = Server::command(&["--train", file.path(), "--n-estimators", "2000"]);
     let mut server = Server::spawn_until(command, "training on");
     server.signal("TERM");
     assert_eq!(server.wait(), Some(0));

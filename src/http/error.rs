@@ -4,8 +4,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::wire::Reading;
 use crate::detector::DetectorError;
-use crate::registry::RetrainError;
+use crate::registry::ChangeError;
 
 /// A request that gets no answer but an error.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,9 +54,7 @@ impl ApiError {
     pub(super) fn not_found(path: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            format!(
-                "there is no {path:?} here; POST to /predict or /retrain, or GET /models/default"
-            ),
+            format!("there is no {path:?} here; POST to /predict or /retrain, or GET /models"),
         )
     }
 
@@ -84,28 +83,49 @@ impl ApiError {
         )
     }
 
-    /// A refusal of the detector to judge.
-    pub(super) fn cannot_judge(field: &str, value: f64, error: &DetectorError) -> Self {
-        match error {
-            DetectorError::Overflow { .. } => Self::unprocessable(format!(
-                "{field} must be nearer to the training readings, got {value:e}"
+    /// A refusal of the detector to judge what stands in `field`.
+    pub(super) fn cannot_judge<R: Reading>(
+        reading: &R,
+        field: &str,
+        error: &DetectorError,
+    ) -> Self {
+        match *error {
+            DetectorError::Overflow { feature, .. } => Self::unprocessable(format!(
+                "{} must be nearer to the training readings, got {:e}",
+                R::place(field, feature),
+                reading.value(feature)
             )),
-            error => Self::unprocessable(format!("{field}: {error}")),
+            ref error => Self::unprocessable(format!("{field}: {error}")),
         }
     }
 }
 
-impl From<RetrainError> for ApiError {
-    fn from(error: RetrainError) -> Self {
-        match error {
-            RetrainError::Refused(DetectorError::Overflow { .. }) => Self::unprocessable(
-                "samples must be smaller or nearer to each other: their mean, or their distance \
-                 from it, is beyond the range of a double",
-            ),
-            RetrainError::Refused(error) => Self::unprocessable(format!("samples: {error}")),
-            RetrainError::Busy => Self::busy(),
-            RetrainError::Interrupted => Self::internal("a training was interrupted"),
-        }
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        let status = match &error {
+            ChangeError::Refused(DetectorError::Overflow { .. }) => {
+                return Self::unprocessable(
+                    "samples must be smaller or nearer to each other: their mean, or their \
+                     distance from it, is beyond the range of a double",
+                );
+            }
+            ChangeError::Refused(error) => {
+                return Self::unprocessable(format!("samples: {error}"));
+            }
+            ChangeError::Busy => return Self::busy(),
+            ChangeError::Interrupted => return Self::internal("a training was interrupted"),
+            ChangeError::Store(error) => {
+                return Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("the store failed, and the model is as it was: {error}"),
+                );
+            }
+            ChangeError::NoModel(_) | ChangeError::NoVersion { .. } => StatusCode::NOT_FOUND,
+            ChangeError::NoOlderVersion(_)
+            | ChangeError::Unreadable { .. }
+            | ChangeError::DefaultStays => StatusCode::CONFLICT,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

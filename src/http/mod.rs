@@ -1,28 +1,33 @@
-//! The HTTP face: server.py's `POST /predict` and `POST /retrain`, and `GET /models/default`.
+//! The HTTP face: server.py's `POST /predict` and `POST /retrain`, and models by name.
 //!
+//! * `models`: `/models` and what is below it
 //! * `wire`: the JSON shapes
+//! * `body`: bodies and their limits
 //! * `error`: statuses and error answers
 
+mod body;
 mod error;
+mod models;
 mod wire;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::handler::Handler;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use tower::ServiceExt;
 use tower_http::trace::TraceLayer;
 
+use self::body::{JSON, JsonBody};
 use self::error::ApiError;
-use self::wire::Question;
-use crate::registry::Registry;
+use self::wire::{Question, Reading};
+use crate::detector::{DetectorError, Judgement};
+use crate::registry::{Registry, Served, Training};
+use crate::store::ModelName;
 
 /// The largest body of /retrain, in bytes: three million readings with all their digits.
 pub const MAX_RETRAIN_BODY: usize = 64 * 1024 * 1024;
@@ -32,17 +37,25 @@ pub const MAX_PREDICT_BODY: usize = 1024 * 1024;
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
 
-const JSON: (HeaderName, HeaderValue) = (
-    header::CONTENT_TYPE,
-    HeaderValue::from_static("application/json"),
-);
-
 /// All routes, serving what the registry serves.
 pub fn router(registry: Arc<Registry>) -> Router {
     let routes = Router::new()
         .route("/predict", only_post(predict))
         .route("/retrain", only_post(retrain))
-        .route("/models/default", get(default_model).fallback(not_get))
+        .route("/models", get(models::list).fallback(not("GET")))
+        .route(
+            "/models/{name}",
+            get(models::info)
+                .delete(models::delete)
+                .fallback(not("GET or DELETE")),
+        )
+        .route("/models/{name}/predict", only_post(models::predict))
+        .route("/models/{name}/retrain", only_post(models::retrain))
+        .route("/models/{name}/rollback", only_post(models::rollback))
+        .route(
+            "/models/{name}/versions",
+            get(models::versions).fallback(not("GET")),
+        )
         .with_state(registry);
     let plain = routes.clone().fallback(not_found);
     let router = routes.fallback(move |request| spelt_otherwise(plain, request));
@@ -56,107 +69,65 @@ pub fn router(registry: Arc<Registry>) -> Router {
 
 async fn predict(
     State(registry): State<Arc<Registry>>,
-    request: Request,
+    JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
-    let body = json_body(request, MAX_PREDICT_BODY).await?;
     let served = registry.serving();
-    let answer = match wire::question(&body)? {
-        Question::One(value) => {
-            let judgement = served.detector.judge(value);
-            let judgement =
-                judgement.map_err(|error| ApiError::cannot_judge("value", value, &error))?;
-            wire::judgement(value, &judgement)
+    // server.py knows numbers alone.
+    if served.detector.forest().n_features() > 1 {
+        return models::answer(&served, &body);
+    }
+    let detector = &served.detector;
+    judge(wire::numbers(&body)?, |&value| detector.judge(value))
+}
+
+async fn retrain(
+    State(registry): State<Arc<Registry>>,
+    JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
+) -> Result<Response, ApiError> {
+    let name = ModelName::default_model();
+    let params = registry.options().params.clone();
+    // Read where it is fitted: millions of numbers take their time, which predictions on this
+    // thread must not wait for, nor a retrain that was asked later overtake.
+    let (size, read) = (body.len(), move |model: Option<&Served>| match model {
+        Some(model) if model.detector.forest().n_features() > 1 => {
+            wire::training(&body, Some(model), &params)
         }
-        Question::Many(values) => {
-            let judged: Result<Vec<_>, ApiError> = values
-                .into_iter()
-                .enumerate()
-                .map(|(i, value)| {
-                    let judgement = served.detector.judge(value);
-                    let judgement = judgement.map_err(|error| {
-                        ApiError::cannot_judge(&format!("values[{i}]"), value, &error)
-                    })?;
-                    Ok((value, judgement))
+        model => Ok(Training {
+            samples: wire::flat(&body)?,
+            feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
+            settings: model.map_or_else(Default::default, |model| model.settings.clone()),
+        }),
+    });
+    let served = registry.retrain(&name, size, read).await?;
+    let samples_used = served.detector.forest().n_samples();
+    Ok(([JSON], wire::retrained(samples_used)).into_response())
+}
+
+/// The answer to a question, if every one of its readings can be judged.
+fn judge<R: Reading>(
+    question: Question<R>,
+    judge: impl Fn(&R) -> Result<Judgement<R>, DetectorError>,
+) -> Result<Response, ApiError> {
+    let judge = |reading: &R, field: &dyn Fn() -> String| {
+        judge(reading).map_err(|error| ApiError::cannot_judge(reading, &field(), &error))
+    };
+    let answer = match question {
+        Question::One(reading) => {
+            let judgement = judge(&reading, &|| "value".to_owned())?;
+            wire::judgement(&reading, &judgement)
+        }
+        Question::Many(readings) => {
+            let readings = readings.into_iter().enumerate();
+            let judged: Result<Vec<_>, ApiError> = readings
+                .map(|(i, reading)| {
+                    let judgement = judge(&reading, &|| format!("values[{i}]"))?;
+                    Ok((reading, judgement))
                 })
                 .collect();
             wire::judgements(&judged?)
         }
     };
     Ok(([JSON], answer).into_response())
-}
-
-/// What is known of the model that /predict asks.
-async fn default_model(State(registry): State<Arc<Registry>>) -> Result<Response, ApiError> {
-    let answer = wire::model("default", &registry.serving())
-        .map_err(|error| ApiError::internal(&error.to_string()))?;
-    Ok(([JSON], answer).into_response())
-}
-
-async fn retrain(
-    State(registry): State<Arc<Registry>>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let body = json_body(request, MAX_RETRAIN_BODY).await?;
-    // Read where it is fitted: millions of numbers take their time, which predictions on this
-    // thread must not wait for, nor a retrain that was asked later overtake.
-    let served = registry.retrain(move || wire::samples(&body)).await?;
-    let samples_used = served.detector.forest().n_samples();
-    Ok(([JSON], wire::retrained(samples_used)).into_response())
-}
-
-/// The body of a request that says it is JSON, not yet read.
-async fn json_body(request: Request, limit: usize) -> Result<Bytes, ApiError> {
-    let (head, body) = request.into_parts();
-    if !is_json(&head.headers) {
-        return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
-    }
-    let told = head.headers.get(header::CONTENT_LENGTH);
-    let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if told.is_some_and(|length| length > limit) {
-        return Err(ApiError::too_large(limit));
-    }
-    read(body, limit).await
-}
-
-/// Reads a body, of which nearly every one comes in one piece.
-async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    let mut first = Bytes::new();
-    let mut all = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::malformed("the body broke off"))?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if first.is_empty() {
-            first = data;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&first);
-            }
-            all.extend_from_slice(&data);
-        }
-        // The length need not be told beforehand.
-        if first.len().max(all.len()) > limit {
-            return Err(ApiError::too_large(limit));
-        }
-    }
-    Ok(if all.is_empty() { first } else { all.into() })
-}
-
-/// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.
-fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers.get(header::CONTENT_TYPE);
-    let Some(value) = value.and_then(|value| value.to_str().ok()) else {
-        return false;
-    };
-    let media_type = value.split(';').next().unwrap_or_default().trim();
-    let Some((kind, subtype)) = media_type.split_once('/') else {
-        return false;
-    };
-    let suffix = subtype.rsplit_once('+').map(|(_, suffix)| suffix);
-    kind.eq_ignore_ascii_case("application")
-        && (subtype.eq_ignore_ascii_case("json")
-            || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("json")))
 }
 
 /// A route as Flask makes it from `methods=["POST"]`.
@@ -176,8 +147,11 @@ where
         })
 }
 
-async fn not_get(method: Method) -> ApiError {
-    ApiError::method_not_allowed("GET", method.as_str())
+/// What a route answers to all methods but those it takes.
+fn not(
+    allowed: &'static str,
+) -> impl Fn(Method) -> std::future::Ready<ApiError> + Clone + Send + Sync + 'static {
+    move |method| std::future::ready(ApiError::method_not_allowed(allowed, method.as_str()))
 }
 
 /// Flask also finds paths with two slashes in front, which come about where an address that ends in

@@ -119,13 +119,19 @@ pub struct Server {
 
 impl Server {
     /// Starts the real binary on a free port of the loopback interface, and waits for the line
-    /// that tells the address.
+    /// that tells the address. It stores nothing, unless the arguments say where.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::spawn(Self::command(arguments))
+    }
+
+    /// The command for that.
+    pub fn command(arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_iforest-server"));
         command
+            .env("IFOREST_STORE", "memory:")
             .args(["--host", "127.0.0.1", "--port", "0"])
             .args(arguments);
-        Self::spawn(command)
+        command
     }
 
     /// Starts a command that tells `listening on ADDRESS` on standard error or output.

@@ -1,0 +1,200 @@
+//! Changes of a model, each made while it is that model's turn: nothing is served before it is
+//! stored, and what is served stays as it was wherever a step fails.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{ChangeError, Options, Served, Shared, Training};
+use crate::detector::Detector;
+use crate::store::{self, ModelName, ReadError, Record, Store, StoreError, Version, Written};
+
+/// How often to try the next version where other servers are always faster.
+const ATTEMPTS: usize = 10;
+
+impl Shared {
+    pub(super) async fn retrain<E: From<ChangeError> + Send + 'static>(
+        &self,
+        name: &ModelName,
+        read: impl FnOnce(Option<&Served>) -> Result<Training, E> + Send + 'static,
+    ) -> Result<Arc<Served>, E> {
+        let mut current = self.models.get(name);
+        if current.is_none() && self.store.is_shared() {
+            // Another server may just have made it.
+            self.refresh(name).await.map_err(ChangeError::from)?;
+            current = self.models.get(name);
+        }
+        let options = self.options.clone();
+        let version = current.as_deref().and_then(Served::version_number);
+        let model = name.clone();
+        let fitting = self.fitting.acquire().await;
+        let fitted = tokio::task::spawn_blocking(move || {
+            let training = read(current.as_deref())?;
+            Ok(fit(&model, training, &options)?)
+        });
+        let fitted: Result<Fitted, E> = fitted.await.map_err(|_| ChangeError::Interrupted)?;
+        drop(fitting);
+        let Fitted { record, bytes } = fitted?;
+        Ok(self.store_and_serve(name, version, record, &bytes).await?)
+    }
+
+    pub(super) async fn rollback(
+        &self,
+        name: &ModelName,
+        wanted: Option<u64>,
+    ) -> Result<Arc<Served>, ChangeError> {
+        let served = self.models.get(name);
+        let served = served.ok_or_else(|| ChangeError::NoModel(name.clone()))?;
+        let versions = self.store.versions(name).await?;
+        let kept: Vec<u64> = versions.iter().map(|version| version.number).collect();
+        let candidates = match wanted {
+            Some(wanted) if !kept.contains(&wanted) => {
+                let name = name.clone();
+                return Err(ChangeError::NoVersion { name, wanted, kept });
+            }
+            Some(wanted) => vec![wanted],
+            // After a rollback the one before is older than what was copied, not than the copy.
+            None => {
+                let now = served.restored_from.or(served.version_number());
+                let older = kept.iter().rev().copied();
+                older.filter(|&number| Some(number) < now).collect()
+            }
+        };
+        for candidate in candidates {
+            match self.store.read(name, candidate).await {
+                Ok(mut record) => {
+                    record.restored_from = record.restored_from.or(Some(candidate));
+                    let bytes = store::encode(&record).map_err(StoreError::new)?;
+                    let newest = kept.last().copied();
+                    return self.store_and_serve(name, newest, record, &bytes).await;
+                }
+                Err(ReadError::Store(error)) => return Err(error.into()),
+                Err(problem) if wanted.is_some() => {
+                    return Err(ChangeError::Unreadable {
+                        name: name.clone(),
+                        wanted: candidate,
+                        problem: problem.to_string(),
+                    });
+                }
+                Err(problem) => {
+                    tracing::warn!(model = %name, version = candidate, "passed over: {problem}");
+                }
+            }
+        }
+        Err(ChangeError::NoOlderVersion(name.clone()))
+    }
+
+    pub(super) async fn delete(&self, name: &ModelName) -> Result<(), ChangeError> {
+        if name.is_default() {
+            return Err(ChangeError::DefaultStays);
+        }
+        let versions = self.store.versions(name).await?;
+        if versions.is_empty() && self.models.get(name).is_none() {
+            return Err(ChangeError::NoModel(name.clone()));
+        }
+        // From the oldest on: were this cut short, the version that is served would still be there.
+        self.store.remove(name, &versions).await?;
+        self.models.remove(name);
+        tracing::info!(model = %name, "deleted");
+        Ok(())
+    }
+
+    /// What can be done after a change was answered: tells other servers, and removes versions that
+    /// are too old.
+    pub(super) async fn tidy(&self, name: &ModelName) {
+        let tidied = async {
+            if self.store.is_shared() {
+                self.announce().await?;
+            }
+            let versions = self.store.versions(name).await?;
+            let too_many = versions.len().saturating_sub(self.options.keep_versions);
+            self.store.remove(name, &versions[..too_many]).await
+        };
+        if let Err(error) = tidied.await {
+            tracing::warn!(model = %name, "older versions may be kept, and other servers may learn late of this one: {error}");
+        }
+    }
+
+    async fn store_and_serve(
+        &self,
+        name: &ModelName,
+        newest: Option<u64>,
+        record: Record,
+        bytes: &[u8],
+    ) -> Result<Arc<Served>, ChangeError> {
+        let version = store_next(&self.store, name, newest, bytes).await?;
+        let number = version.number;
+        let served = Arc::new(Served::new(record, Some(version), &self.options));
+        self.models.set(name, Arc::clone(&served));
+        tracing::info!(model = %name, version = number, "stored");
+        for warning in served.warnings() {
+            tracing::warn!(model = %name, "{warning}");
+        }
+        Ok(served)
+    }
+}
+
+/// Stores a model as the version after the newest one known, or the first after it that no other
+/// server has taken.
+pub(super) async fn store_next(
+    store: &Store,
+    name: &ModelName,
+    newest: Option<u64>,
+    bytes: &[u8],
+) -> Result<Version, StoreError> {
+    let mut number = newest.unwrap_or(0) + 1;
+    for _ in 0..ATTEMPTS {
+        match store.write(name, number, bytes).await? {
+            Written::Stored(version) => return Ok(version),
+            Written::Taken => {
+                tracing::info!(
+                    model = %name,
+                    version = number,
+                    "another server stored this version; it is kept, and the new one comes after it"
+                );
+                let versions = store.versions(name).await?;
+                let newest = versions.last().map_or(0, |version| version.number);
+                number = number.max(newest) + 1;
+            }
+        }
+    }
+    Err(StoreError::new(format!(
+        "other servers stored {ATTEMPTS} versions of this model at the same time"
+    )))
+}
+
+/// A model that is not stored yet.
+pub(super) struct Fitted {
+    pub(super) record: Record,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Fits a model and tells the log what one needs to make it again.
+pub(super) fn fit(
+    name: &ModelName,
+    training: Training,
+    options: &Options,
+) -> Result<Fitted, ChangeError> {
+    let params = training.settings.params(&options.params);
+    let detector = Detector::fit(&params, training.samples)?;
+    let forest = detector.forest();
+    tracing::info!(
+        model = %name,
+        readings = forest.n_samples(),
+        features = forest.n_features(),
+        contamination = forest.hyperparams().contamination(),
+        n_estimators = forest.hyperparams().n_estimators(),
+        max_samples = %forest.hyperparams().max_samples(),
+        random_state = forest.random_state(),
+        "trained"
+    );
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let record = Record {
+        detector,
+        feature_names: training.feature_names,
+        settings: training.settings,
+        trained_at: now.map_or(0, |now| now.as_millis() as u64),
+        restored_from: None,
+    };
+    let bytes = store::encode(&record).map_err(StoreError::new)?;
+    Ok(Fitted { record, bytes })
+}

@@ -1,0 +1,144 @@
+//! What a model may be called, and what its folder is called then.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::text;
+
+/// The longest name, in characters.
+const LONGEST: usize = 128;
+
+/// The name of a model, as the levels of MQTT topics suggest them: 1 to 128 letters and digits of
+/// ASCII, dots, underscores and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelName(Arc<str>);
+
+/// A text that names no model.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "a model's name must be 1 to {LONGEST} of A-Z, a-z, 0-9, '.', '_' and '-', got {:?}",
+    text::shorten(.0)
+)]
+pub struct NameError(String);
+
+impl ModelName {
+    /// The model that /predict and /retrain are about.
+    pub const DEFAULT: &str = "default";
+
+    /// The name [`DEFAULT`](Self::DEFAULT).
+    pub fn default_model() -> Self {
+        Self(Self::DEFAULT.into())
+    }
+
+    /// Whether it is [`DEFAULT`](Self::DEFAULT).
+    pub fn is_default(&self) -> bool {
+        &*self.0 == Self::DEFAULT
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of its folder. File systems may take capitals for small letters, drop a dot at
+    /// the end, and mean another folder by dots alone; so a capital is written as `=` and its small
+    /// letter, and a dot at either end as `=0`.
+    pub(super) fn folder(&self) -> String {
+        let last = self.0.len() - 1;
+        let mut folder = String::with_capacity(self.0.len());
+        for (i, c) in self.0.char_indices() {
+            match c {
+                'A'..='Z' => folder.extend(['=', c.to_ascii_lowercase()]),
+                '.' if i == 0 || i == last => folder.push_str("=0"),
+                c => folder.push(c),
+            }
+        }
+        folder
+    }
+
+    /// The name whose folder it is.
+    pub(super) fn from_folder(folder: &str) -> Option<Self> {
+        let mut name = String::with_capacity(folder.len());
+        let mut chars = folder.chars();
+        while let Some(c) = chars.next() {
+            name.push(match c {
+                '=' => match chars.next()? {
+                    '0' => '.',
+                    c => c.to_ascii_uppercase(),
+                },
+                c => c,
+            });
+        }
+        let name: Self = name.parse().ok()?;
+        // A folder that somebody else made may be spelt otherwise.
+        (name.folder() == folder).then_some(name)
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = NameError;
+
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if (1..=LONGEST).contains(&name.len()) && name.chars().all(allowed) {
+            Ok(Self(name.into()))
+        } else {
+            Err(NameError(name.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // No two names may share a folder, on any file system; and none may lead out of the store.
+    #[test]
+    fn folders_are_told_apart_without_case_and_lead_back_to_the_name() {
+        let names = [
+            "motor", "Motor", "MOTOR", "m.1", ".", "..", "...", ".a", "a.", "-", "_", "0", "A0",
+        ];
+        let mut folders = Vec::new();
+        for name in names {
+            let name: ModelName = name.parse().expect("a good name");
+            let folder = name.folder();
+            assert_eq!(ModelName::from_folder(&folder), Some(name));
+            assert!(
+                !folder.starts_with('.') && !folder.ends_with('.'),
+                "{folder}"
+            );
+            folders.push(folder.to_lowercase());
+        }
+        folders.sort();
+        folders.dedup();
+        assert_eq!(folders.len(), names.len());
+        for folder in ["", "Motor", "=", "=-", "a b", ".", "=00=", "=1"] {
+            assert_eq!(ModelName::from_folder(folder), None, "{folder:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_what_topics_suggest_and_nothing_else() {
+        let long = "x".repeat(128);
+        for good in ["default", "plant-1.line_2.motor3", &long] {
+            assert!(good.parse::<ModelName>().is_ok(), "{good}");
+        }
+        let too_long = "x".repeat(129);
+        for bad in ["", " ", "a/b", "a b", "ä", "a\0", "a=b", "%2e", &too_long] {
+            let error = bad
+                .parse::<ModelName>()
+                .expect_err("a bad name")
+                .to_string();
+            assert!(error.contains("1 to 128"), "{error}");
+        }
+    }
+}
