@@ -3,64 +3,12 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use common::SplitMix;
-use http_body_util::BodyExt;
-use iforest_server::forest::IsolationForest;
-use iforest_server::registry::Registry;
-use iforest_server::{http, readings};
-use tower::ServiceExt;
-
-const JSON: &str = "application/json";
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Answer {
-    /// The text of a refusal, after a look at its shape.
-    fn error(&self) -> String {
-        assert_eq!(self.headers[header::CONTENT_TYPE], JSON);
-        assert!(self.body.ends_with("}\n"), "{}", self.body);
-        let body: serde_json::Value = serde_json::from_str(&self.body).expect("errors are JSON");
-        assert_eq!(body.as_object().expect("an object").len(), 1);
-        body["error"].as_str().expect("error is text").to_owned()
-    }
-}
-
-/// A fresh server as it starts, but seeded.
-fn server() -> Router {
-    let params = IsolationForest::params()
-        .contamination(0.05)
-        .random_state(42);
-    let registry = Registry::train(params, readings::synthetic(42)).expect("it trains");
-    http::router(Arc::new(registry))
-}
-
-async fn send(router: &Router, request: Request<Body>) -> Answer {
-    let response = router.clone().oneshot(request).await.expect("infallible");
-    let (parts, body) = response.into_parts();
-    let bytes = body.collect().await.expect("a whole body").to_bytes();
-    Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body: String::from_utf8(bytes.to_vec()).expect("answers are text"),
-    }
-}
-
-async fn post(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
-    let request = Request::post(path)
-        .header(header::CONTENT_TYPE, JSON)
-        .body(body.into())
-        .expect("a good request");
-    send(router, request).await
-}
+use common::router::{Answer, JSON, post, send, server};
+use iforest_server::http;
 
 async fn predict(router: &Router, body: &str) -> Answer {
     post(router, "/predict", body.to_owned()).await

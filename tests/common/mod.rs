@@ -2,6 +2,8 @@
 //! that the recorded files stay small; and server processes.
 #![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
 
+pub mod router;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
