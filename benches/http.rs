@@ -282,7 +282,8 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
     // A port that was free a moment ago.
     let address = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let child = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
-        .args(["--host", "127.0.0.1", "--log-level", "error", "--port"])
+        .args(["--host", "127.0.0.1", "--store", "memory:"])
+        .args(["--log-level", "error", "--port"])
         .arg(address.port().to_string())
         .spawn()?;
     let ours = Served(child, address);

@@ -318,7 +318,10 @@ class Server:
 
 def ours(program):
     port = free_port()
-    command = [str(program), "--host", "127.0.0.1", "--port", str(port)]
+    # As it is without options: in a folder, on the disk.
+    store = tempfile.TemporaryDirectory()
+    atexit.register(store.cleanup)
+    command = [str(program), "--host", "127.0.0.1", "--port", str(port), "--store", store.name]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("IFOREST_")}
     return Server(command, port, env=environment)
 

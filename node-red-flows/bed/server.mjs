@@ -19,7 +19,8 @@ export function serverBinary() {
 
 /** One seed for all, so that a failure is the same every time. */
 export function startServer(port, ...args) {
-  return start(serverBinary(), ['--host', '127.0.0.1', '--port', String(port), '--random-state', '7', ...args], {
+  const given = ['--host', '127.0.0.1', '--port', String(port), '--store', 'memory:', '--random-state', '7'];
+  return start(serverBinary(), [...given, ...args], {
     ready: /listening on/,
   });
 }

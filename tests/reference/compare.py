@@ -51,7 +51,7 @@ def start_reference(path):
 
 def start_ours(binary):
     process = subprocess.Popen(
-        [binary, "--host", "127.0.0.1", "--port", "0", "--random-state", "42"],
+        [binary, "--host", "127.0.0.1", "--port", "0", "--store", "memory:", "--random-state", "42"],
         stderr=subprocess.PIPE,
         text=True,
     )
