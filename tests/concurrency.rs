@@ -12,9 +12,11 @@ use common::SplitMix;
 use iforest_server::detector::{Detector, Judgement};
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
 use iforest_server::readings;
-use iforest_server::registry::{ChangeError, Registry, Served, Training};
-use iforest_server::store::{ModelName, ModelSettings};
+use iforest_server::registry::{ChangeError, First, Options, Registry, Served, Training};
+use iforest_server::store::{ModelName, ModelSettings, Store};
 use ndarray::Array2;
+use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
 fn params() -> IsolationForestParams {
     IsolationForest::params()
@@ -220,4 +222,73 @@ async fn retrains_past_the_queue_are_refused_and_a_panic_is_survived() {
     while Arc::ptr_eq(&registry.serving(), &before) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+fn name(name: &str) -> ModelName {
+    name.parse().expect("a good name")
+}
+
+// A plant has many machines: while one's model is held up in the middle of its training, the others
+// are asked as before.
+#[tokio::test]
+async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
+    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let train = async |model: &str| {
+        let (model, data) = (name(model), readings(1, 300, 5.0));
+        let trained = registry.retrain(&model, 0, |_| Ok::<_, ChangeError>(training(data)));
+        trained.await.expect("it trains")
+    };
+    train("a").await;
+    let before = train("b").await;
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let model = name("a");
+    let held_up = registry.retrain::<ChangeError>(&model, 0, move |_| {
+        let _ = wait.recv();
+        Ok(training(readings(2, 300, 9.0)))
+    });
+    let mut held_up = std::pin::pin!(held_up);
+    let soon = Duration::from_millis(50);
+    assert!(tokio::time::timeout(soon, held_up.as_mut()).await.is_err());
+    for _ in 0..1000 {
+        let served = registry.get(&name("b")).expect("it is served");
+        assert!(Arc::ptr_eq(&served, &before));
+        served.detector.judge(VALUE).expect("never fails");
+        assert!(registry.get(&name("a")).is_some(), "as it was");
+    }
+    go.send(()).expect("it waits");
+    let after = held_up.await.expect("it trains");
+    assert!(Arc::ptr_eq(
+        &after,
+        &registry.get(&name("a")).expect("served")
+    ));
+}
+
+// An object store takes its time to store a model; models of other machines are trained and stored
+// meanwhile, instead of one after the other.
+#[tokio::test]
+async fn models_are_stored_side_by_side() {
+    const MODELS: u32 = 16;
+    let put = Duration::from_millis(400);
+    let slow = ThrottledStore::new(
+        InMemory::new(),
+        ThrottleConfig {
+            wait_put_per_call: put,
+            ..ThrottleConfig::default()
+        },
+    );
+    let store = Store::over(Arc::new(slow), "slow memory");
+    let first = First::Stored(Box::new(|| readings::synthetic(42)));
+    let registry = Registry::open(store, Options::new(params()), first).expect("it opens");
+    let start = Instant::now();
+    let trainings = (0..MODELS).map(|i| {
+        let (registry, model) = (&registry, name(&format!("m{i}")));
+        async move {
+            let data = readings(i.into(), 50, 5.0);
+            let retrain = registry.retrain(&model, 0, |_| Ok::<_, ChangeError>(training(data)));
+            retrain.await.expect("it trains")
+        }
+    });
+    futures_util::future::join_all(trainings).await;
+    assert!(start.elapsed() < put * MODELS / 2, "{:?}", start.elapsed());
+    assert_eq!(registry.all().len() as u32, MODELS + 1);
 }

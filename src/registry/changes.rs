@@ -141,7 +141,7 @@ pub(super) async fn store_next(
     newest: Option<u64>,
     bytes: &[u8],
 ) -> Result<Version, StoreError> {
-    let mut number = newest.unwrap_or(0) + 1;
+    let mut number = newest.unwrap_or(0).saturating_add(1);
     for _ in 0..ATTEMPTS {
         match store.write(name, number, bytes).await? {
             Written::Stored(version) => return Ok(version),
@@ -149,11 +149,11 @@ pub(super) async fn store_next(
                 tracing::info!(
                     model = %name,
                     version = number,
-                    "another server stored this version; it is kept, and the new one comes after it"
+                    "there is such a version already; it is kept, and the new one comes after it"
                 );
                 let versions = store.versions(name).await?;
                 let newest = versions.last().map_or(0, |version| version.number);
-                number = number.max(newest) + 1;
+                number = number.max(newest).saturating_add(1);
             }
         }
     }

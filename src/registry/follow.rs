@@ -108,7 +108,8 @@ async fn load_all(
     let mut models = HashMap::with_capacity(count);
     let mut loading = stream::iter(listed)
         .map(|(name, versions)| async move {
-            let loaded = load(store, options, &name, &versions).await?;
+            // One file that a disk cannot read must not keep the others from being served.
+            let loaded = load(store, options, &name, &versions, store.is_folder()).await?;
             Ok::<_, StoreError>(loaded.map(|model| (name, Arc::new(model))))
         })
         .buffer_unordered(AT_ONCE);
@@ -131,12 +132,14 @@ async fn load_all(
     Ok(models)
 }
 
-/// The newest version of a model that can be served. Damaged ones are set aside.
+/// The newest version of a model that can be served. Damaged ones are set aside; those that cannot
+/// be read are passed over, or else are an error.
 async fn load(
     store: &Store,
     options: &Options,
     name: &ModelName,
     versions: &[Version],
+    pass_over: bool,
 ) -> Result<Option<Served>, StoreError> {
     for version in versions.iter().rev() {
         let object = store.describe(name, version.number);
@@ -144,6 +147,9 @@ async fn load(
             Ok(record) => return Ok(Some(Served::new(record, Some(version.clone()), options))),
             // Too old by now, and removed by another server.
             Err(ReadError::Missing) => {}
+            Err(ReadError::Store(error)) if pass_over => {
+                tracing::error!(model = %name, "{object} cannot be read: {error}");
+            }
             Err(ReadError::Store(error)) => return Err(error),
             Err(ReadError::Format(problem @ FormatError::Newer(_))) => {
                 tracing::warn!(model = %name, "{object} is passed over: {problem}");
@@ -259,7 +265,7 @@ impl Shared {
         if is_served(versions.last()) {
             return Ok(());
         }
-        let loaded = load(&self.store, &self.options, name, &versions).await?;
+        let loaded = load(&self.store, &self.options, name, &versions, false).await?;
         if let Some(loaded) = loaded.filter(|loaded| !is_served(loaded.version.as_ref())) {
             let version = loaded.version_number();
             self.models.set(name, Arc::new(loaded));

@@ -41,11 +41,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     Error as ObjectError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
 use thiserror::Error;
+
+use self::open::Opened;
 
 pub use format::{EncodeError, FormatError, decode, encode};
 pub use name::{ModelName, NameError};
@@ -158,33 +161,43 @@ impl Store {
     /// [`StoreError`] for a URL that names no store, a folder that cannot be made, or access that
     /// is not set up. Whether an object store can be reached, only its use shows.
     pub fn open(location: &str) -> Result<Self, StoreError> {
-        let opened = open::open(location)?;
-        let store = Self {
-            objects: opened.objects,
-            location: match &opened.folder {
-                Some(folder) => format!("folder {}", folder.display()),
-                None => location.to_owned(),
-            },
-            folder: opened.folder,
-            shared: opened.shared,
-        };
-        store.remove_abandoned();
-        Ok(store)
+        match open::open(location)? {
+            Opened::Memory => Ok(Self::in_memory()),
+            Opened::Remote(objects) => Ok(Self::over(objects, location)),
+            Opened::Folder(folder, objects) => {
+                let mut store = Self::over(objects, &format!("folder {}", folder.display()));
+                store.folder = Some(folder);
+                store.remove_abandoned();
+                Ok(store)
+            }
+        }
     }
 
     /// A store that lives as long as the process.
     pub fn in_memory() -> Self {
+        let mut store = Self::over(Arc::new(InMemory::new()), "memory:");
+        store.shared = false;
+        store
+    }
+
+    /// A store over any objects; `location` is what messages call it.
+    pub fn over(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
         Self {
-            objects: Arc::new(object_store::memory::InMemory::new()),
-            location: "memory:".to_owned(),
+            objects,
+            location: location.to_owned(),
             folder: None,
-            shared: false,
+            shared: true,
         }
     }
 
     /// Whether other servers may use it as well.
     pub fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// Whether it is a folder of this machine.
+    pub fn is_folder(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// The versions of all models, in ascending order.

@@ -9,7 +9,6 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreScheme, RetryConfig};
@@ -26,23 +25,17 @@ const REQUEST: &str = "8 seconds";
 /// How long a connection may take to come about.
 const CONNECT: &str = "3 seconds";
 
-/// What a store is opened as.
-pub(super) struct Opened {
-    pub(super) objects: Arc<dyn ObjectStore>,
-    /// Where it is a folder.
-    pub(super) folder: Option<PathBuf>,
-    /// Whether other processes may see it.
-    pub(super) shared: bool,
+/// What a store is.
+pub(super) enum Opened {
+    Memory,
+    Folder(PathBuf, Arc<dyn ObjectStore>),
+    Remote(Arc<dyn ObjectStore>),
 }
 
 /// Opens `memory:`, a URL, or else the folder of that name, which is made if it is missing.
 pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
     if location.trim_end_matches('/') == "memory:" {
-        return Ok(Opened {
-            objects: Arc::new(InMemory::new()),
-            folder: None,
-            shared: false,
-        });
+        return Ok(Opened::Memory);
     }
     if !location.contains("://") {
         return open_folder(FilePath::new(location));
@@ -86,11 +79,7 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
             ));
         }
     };
-    Ok(Opened {
-        objects: objects.map_err(StoreError::new)?,
-        folder: None,
-        shared: true,
-    })
+    Ok(Opened::Remote(objects.map_err(StoreError::new)?))
 }
 
 fn under(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
@@ -105,9 +94,5 @@ fn open_folder(path: &FilePath) -> Result<Opened, StoreError> {
     std::fs::create_dir_all(path).map_err(StoreError::new)?;
     let path = path.canonicalize().map_err(StoreError::new)?;
     let objects = LocalFileSystem::new_with_prefix(&path).map_err(StoreError::new)?;
-    Ok(Opened {
-        objects: Arc::new(objects.with_fsync(true)),
-        folder: Some(path),
-        shared: true,
-    })
+    Ok(Opened::Folder(path, Arc::new(objects.with_fsync(true))))
 }
