@@ -1,0 +1,210 @@
+//! The store through its own face: the form of its files, which must be readable for ever, and what
+//! it does with versions, names and folders.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{RECORDED_SCORES, SplitMix, TempFolder};
+use iforest_server::detector::{Detector, OutOfRange};
+use iforest_server::forest::{IsolationForest, MaxSamples};
+use iforest_server::store::{
+    self, FormatError, ModelName, ModelSettings, ReadError, Record, Store, Written,
+};
+use ndarray::Array2;
+
+/// A record with something in every field.
+fn record() -> Record {
+    let mut random = SplitMix(3);
+    let data = Array2::from_shape_simple_fn((20, 2), || 5.0 * random.uniform());
+    let params = IsolationForest::params()
+        .contamination(0.1)
+        .n_estimators(3)
+        .max_samples(MaxSamples::Fraction(0.5))
+        .random_state(11);
+    Record {
+        detector: Detector::fit(&params, data).expect("good readings"),
+        feature_names: vec!["vibration".to_owned(), "in °C".to_owned()],
+        settings: ModelSettings {
+            contamination: Some(0.1),
+            n_estimators: Some(3),
+            max_samples: Some(MaxSamples::Fraction(0.5)),
+            random_state: Some(11),
+            out_of_range: Some(OutOfRange::Anomaly),
+            out_of_range_margin: Some(0.25),
+        },
+        trained_at: 1_795_000_000_123,
+        restored_from: Some(7),
+    }
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model-format-1.iforest")
+}
+
+// What a plant stored with this version must be served by every later one. If this fails, the form
+// of something that is stored has changed: that takes a new format beside the old one, not another
+// fixture.
+#[test]
+fn a_file_of_format_1_is_read_and_written_as_it_was() {
+    let bytes = std::fs::read(golden()).expect("the fixture is committed");
+    assert!(bytes.starts_with(b"iforest-server model 1\n"));
+    let read = store::decode(&bytes).expect("format 1");
+    assert_eq!(store::encode(&read).expect("whole"), bytes);
+    // The offset in it is a recorded score.
+    assert!(!RECORDED_SCORES || read == record());
+}
+
+// What is served has no trees any more; it must not come to be stored without them.
+#[test]
+fn a_detector_without_trees_is_not_stored() {
+    let mut record = record();
+    record.detector.drop_trees();
+    let error = store::encode(&record).expect_err("must not be stored");
+    assert!(error.to_string().contains("no stored form"), "{error}");
+}
+
+// A file from a later version of this program is not damage, and must be told from it.
+#[test]
+fn a_newer_format_is_told_from_damage() {
+    let with_first_line = |line: &str| {
+        let bytes = store::encode(&record()).expect("whole");
+        let end = bytes.iter().position(|&b| b == b'\n').expect("a line");
+        let mut changed = line.as_bytes().to_vec();
+        changed.extend(&bytes[end..bytes.len() - 4]);
+        changed.extend(crc32fast::hash(&changed).to_le_bytes());
+        store::decode(&changed)
+    };
+    assert_eq!(with_first_line("iforest-server model 1"), Ok(record()));
+    let newer = with_first_line("iforest-server model 2");
+    assert_eq!(newer, Err(FormatError::Newer(2)));
+    for line in [
+        "iforest-server model 0",
+        "iforest-server model",
+        "iforest-server model x",
+        "",
+    ] {
+        let read = with_first_line(line);
+        assert!(
+            matches!(read, Err(FormatError::Damaged(_))),
+            "{line}: {read:?}"
+        );
+    }
+}
+
+fn name(name: &str) -> ModelName {
+    name.parse().expect("a good name")
+}
+
+// All kinds of stores behave alike: versions are only ever made, each once, and listed in order.
+#[tokio::test]
+async fn versions_are_made_once_listed_in_order_and_removed() {
+    let folder = TempFolder::new("store-versions");
+    let bytes = store::encode(&record()).expect("whole");
+    for store in [
+        Store::in_memory(),
+        Store::open(folder.path()).expect("a folder"),
+    ] {
+        let names = ["default", "Motor", "motor", "..", "a."].map(name);
+        for model in &names {
+            assert_eq!(store.versions(model).await, Ok(Vec::new()));
+            for number in [2, 10, 1, 12_345_678_901] {
+                let written = store.write(model, number, &bytes).await;
+                assert!(matches!(written, Ok(Written::Stored(v)) if v.number == number));
+                let again = store.write(model, number, b"other").await;
+                assert_eq!(again, Ok(Written::Taken));
+            }
+            assert_eq!(store.read(model, 2).await.expect("it is there"), record());
+            let missing = store.read(model, 3).await;
+            assert!(matches!(missing, Err(ReadError::Missing)), "{missing:?}");
+        }
+        let listed = store.list().await.expect("it answers");
+        let mut sorted = names.to_vec();
+        sorted.sort();
+        assert_eq!(listed.keys().cloned().collect::<Vec<_>>(), sorted);
+        for (model, versions) in listed {
+            let numbers: Vec<_> = versions.iter().map(|version| version.number).collect();
+            assert_eq!(numbers, [1, 2, 10, 12_345_678_901], "{model}");
+            assert_eq!(store.versions(&model).await.as_ref(), Ok(&versions));
+            store.remove(&model, &versions[..2]).await.expect("removed");
+            store
+                .remove(&model, &versions[..2])
+                .await
+                .expect("no error");
+            assert_eq!(store.versions(&model).await.as_deref(), Ok(&versions[2..]));
+            // Written anew, it is told from the one that was there before.
+            store.write(&model, 1, &bytes).await.expect("written");
+            let anew = store.versions(&model).await.expect("listed");
+            assert!(!anew[0].is(&versions[0]), "{:?} {:?}", anew[0], versions[0]);
+        }
+    }
+}
+
+// What other programs put beside the models is none of them.
+#[tokio::test]
+async fn other_files_in_the_folder_are_left_alone() {
+    let folder = TempFolder::new("store-others");
+    let store = Store::open(folder.path()).expect("a folder");
+    let bytes = store::encode(&record()).expect("whole");
+    store.write(&name("m"), 1, &bytes).await.expect("written");
+    let models = Path::new(folder.path()).join("models");
+    for other in [
+        "m/1.iforest",
+        "m/0000000002.txt",
+        "m/notes",
+        "m/00000000x3.iforest",
+        "readme",
+    ] {
+        std::fs::write(models.join(other), "other").expect("written");
+    }
+    for folder in ["m/deeper", "Capital", "=m"] {
+        std::fs::create_dir_all(models.join(folder)).expect("made");
+        let file = models.join(folder).join("0000000001.iforest");
+        std::fs::write(file, "other").expect("written");
+    }
+    let listed = store.list().await.expect("it answers");
+    let models: Vec<_> = listed.keys().map(ModelName::as_str).collect();
+    assert_eq!(models, ["M", "m"], "=m is how M is written");
+    assert_eq!(listed[&name("m")].len(), 1);
+}
+
+// A server that follows others asks with what it saw last, and must see each announcement once.
+#[tokio::test]
+async fn an_announcement_is_seen_by_those_who_asked_before() {
+    let folder = TempFolder::new("store-announcements");
+    for store in [
+        Store::in_memory(),
+        Store::open(folder.path()).expect("a folder"),
+    ] {
+        assert_eq!(store.changed_since(None).await, Ok(None));
+        store.announce().await.expect("announced");
+        let first = store.changed_since(None).await.expect("it answers");
+        let first = first.expect("something was announced").expect("an ETag");
+        assert_eq!(store.changed_since(Some(&first)).await, Ok(None));
+        store.announce().await.expect("announced");
+        let second = store.changed_since(Some(&first)).await.expect("it answers");
+        let second = second.expect("something was announced").expect("an ETag");
+        assert_ne!(first, second);
+        assert_eq!(store.changed_since(Some(&second)).await, Ok(None));
+    }
+}
+
+#[test]
+fn what_is_no_store_is_refused_with_the_reason() {
+    let folder = TempFolder::new("store-refused");
+    let file = Path::new(folder.path()).join("file");
+    std::fs::write(&file, "").expect("written");
+    let file = file.to_str().expect("a plain path");
+    for (location, expected) in [
+        (file, "exists"),
+        ("ftp://host/path", "Unable to recognise URL"),
+        (
+            "https://example.com/path",
+            "a store is a folder, memory:, s3://, az:// or gs://",
+        ),
+        ("s3://", "Unable to recognise URL"),
+    ] {
+        let error = Store::open(location).expect_err(location).to_string();
+        assert!(error.contains(expected), "{location}: {error}");
+    }
+}
