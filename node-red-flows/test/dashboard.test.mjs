@@ -158,5 +158,32 @@ if (!executable) {
       assert.ok(Math.min(...ends) <= Math.min(...bounds));
       assert.deepEqual(complaints, []);
     });
+
+    // A plant has more than one machine. A tab that names a model must ask, teach and show that one, and leave the default alone.
+    test('tabs that name a model are about that model', async () => {
+      const url = `http://127.0.0.1:${serverPort}/models/press-1`;
+      const model = async (at = url) => (await fetch(at)).json();
+      const headers = { 'Content-Type': 'application/json' };
+      const warm = (count) => healthy(count).map((value) => Number((value + 100).toFixed(3)));
+      const body = JSON.stringify({ samples: warm(200) });
+      assert.equal((await fetch(`${url}/retrain`, { method: 'POST', headers, body })).status, 200);
+      const own = { IFOREST_URL: url };
+      const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100 }), flow];
+      await nodeRed.deploy(...changed.map((f) => withSettings(f, own)));
+      await until(() => nodeRed.status(bridge, 'readings').fill === 'green', 'the bridge to connect');
+      await until(() => nodeRed.status(retrain, 'answers of the bridge').fill === 'green', 'the retrain flow to connect');
+      await until(() => nodeRed.status(flow, 'answers of the bridge').fill === 'green', 'the dashboard to connect');
+      await page.goto(`${nodeRed.url}/dashboard/vibration`);
+      await judge([2.5, ...warm(80)]);
+      assert.equal(us.texts(TEXT)[0], 'Anomaly Detected');
+      assert.equal(us.texts(TEXT).at(-1), 'Normal Behaviour');
+      const learned = await model();
+      await shows('.if-model', new RegExp(`${learned.normal_ranges[0][0].toFixed(2)} to`));
+      await page.getByRole('button', { name: /Retrain/ }).click();
+      await shows('.if-result', /Retrained on \d+ readings/);
+      assert.equal((await model()).version, learned.version + 1);
+      assert.equal((await model(`http://127.0.0.1:${serverPort}/models/default`)).version, null);
+      assert.deepEqual(complaints, []);
+    });
   });
 }
