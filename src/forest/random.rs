@@ -1,21 +1,92 @@
 //! The random streams that scikit-learn draws from, reproduced to the bit.
 //!
 //! * [`NumpyRandom`] is numpy's legacy `RandomState` seeded by one integer: MT19937 with bounded
-//!   draws by masking and rejection.
+//!   draws by masking and rejection. A forest seeds two generators for each tree and draws little
+//!   from either, so they are seeded many at a time and put out no more than is asked for.
 //! * [`RowSampler`] is `sklearn.utils.random.sample_without_replacement`.
 //! * [`SplitterRandom`] is the xorshift generator of scikit-learn's tree splitter.
-
-use rand_mt::Mt;
 
 /// `numpy.iinfo(numpy.int32).max`, the bound of every seed that scikit-learn draws.
 const INT32_MAX: u32 = i32::MAX as u32;
 
+/// MT19937 (Matsumoto and Nishimura, "Mersenne Twister", 1998).
+#[derive(Clone)]
+struct Mt {
+    /// The state, and once more its first word where the last one looks for the next.
+    words: [u32; Self::N + 1],
+    /// The next word to put out.
+    at: usize,
+    /// Up to here the words are renewed.
+    renewed: usize,
+}
+
+impl Mt {
+    const N: usize = 624;
+    const M: usize = 397;
+
+    /// One generator for each seed. Seeding is a chain of multiplications, each waiting for the one
+    /// before; so several chains side by side take hardly longer than one.
+    fn seeded<const COUNT: usize>(seeds: [u32; COUNT]) -> [Self; COUNT] {
+        let mut all = [const {
+            Self {
+                words: [0; Self::N + 1],
+                at: Self::N,
+                renewed: Self::N,
+            }
+        }; COUNT];
+        let mut words = seeds;
+        for i in 0..Self::N {
+            for (mt, word) in all.iter_mut().zip(&mut words) {
+                mt.words[i] = *word;
+                *word = (*word ^ (*word >> 30))
+                    .wrapping_mul(1_812_433_253)
+                    .wrapping_add(i as u32 + 1);
+            }
+        }
+        all
+    }
+
+    fn next(&mut self) -> u32 {
+        if self.at == self.renewed {
+            self.renew();
+        }
+        let mut y = self.words[self.at];
+        self.at += 1;
+        y ^= y >> 11;
+        y ^= (y << 7) & 0x9D2C_5680;
+        y ^= (y << 15) & 0xEFC6_0000;
+        y ^ (y >> 18)
+    }
+
+    /// Renews as many words as do not depend on each other.
+    fn renew(&mut self) {
+        let start = self.renewed % Self::N;
+        let end = Self::N.min(start + Self::N - Self::M);
+        let far = (start + Self::M) % Self::N;
+        // Set aside, so that the compiler sees that they can be worked out side by side.
+        let mut renewed = [0; Self::N - Self::M];
+        let renewed = &mut renewed[..end - start];
+        let (words, nexts) = (&self.words[start..], &self.words[start + 1..]);
+        let words = words.iter().zip(nexts).zip(&self.words[far..]);
+        for (renewed, ((word, next), far)) in renewed.iter_mut().zip(words) {
+            let joined = (word & 0x8000_0000) | (next & 0x7FFF_FFFF);
+            let odd = (joined & 1).wrapping_neg() & 0x9908_B0DF;
+            *renewed = far ^ (joined >> 1) ^ odd;
+        }
+        self.words[start..end].copy_from_slice(renewed);
+        self.words[Self::N] = self.words[0];
+        (self.at, self.renewed) = (start, end);
+    }
+}
+
 /// `numpy.random.RandomState(seed)`.
+#[derive(Clone)]
 pub(crate) struct NumpyRandom(Mt);
 
 impl NumpyRandom {
     pub(crate) fn new(seed: u32) -> Self {
-        Self(Mt::new(seed))
+        let [mt] = Mt::seeded([seed]);
+        Self(mt)
     }
 
     /// A draw from `0..=max`: 32-bit outputs under the smallest all-ones mask that covers `max`,
@@ -26,7 +97,7 @@ impl NumpyRandom {
         }
         let mask = u32::MAX >> max.leading_zeros();
         loop {
-            let value = self.0.next_u32() & mask;
+            let value = self.0.next() & mask;
             if value <= max {
                 return value;
             }
@@ -40,8 +111,8 @@ impl NumpyRandom {
 
     /// `uniform()`: 53 random bits scaled to `[0, 1)`.
     pub(crate) fn uniform(&mut self) -> f64 {
-        let high = f64::from(self.0.next_u32() >> 5);
-        let low = f64::from(self.0.next_u32() >> 6);
+        let high = f64::from(self.0.next() >> 5);
+        let low = f64::from(self.0.next() >> 6);
         (high * 67_108_864.0 + low) / 9_007_199_254_740_992.0
     }
 }
@@ -74,17 +145,16 @@ impl<'a> RowSampler<'a> {
         }
     }
 
-    /// The rows of the tree with this seed.
+    /// The rows of the tree with this stream, of which nothing else must be drawn.
     ///
     /// scikit-learn picks one of three methods by the share that is drawn; which one decides the
     /// stream, so all three are needed.
-    pub(super) fn draw(&mut self, seed: u32) -> &[u32] {
+    pub(super) fn draw(&mut self, mut random: NumpyRandom) -> &[u32] {
         self.rows.clear();
         if self.count == self.population {
             self.rows.extend(0..self.population);
             return &self.rows;
         }
-        let mut random = NumpyRandom::new(seed);
         let ratio = f64::from(self.count) / f64::from(self.population);
         if ratio > 0.01 && ratio < 0.99 {
             self.permute(&mut random);
@@ -130,17 +200,19 @@ impl<'a> RowSampler<'a> {
         new
     }
 
-    /// numpy's `permutation`: a shuffle from the end, with the draws of [`NumpyRandom::up_to`].
+    /// numpy's `permutation`: a shuffle from the end, with the draws of [`NumpyRandom::up_to`]. It
+    /// ends where the rows to be drawn are the first ones and only their order would still change.
     fn permute(&mut self, random: &mut NumpyRandom) {
         self.permutation.clear();
         self.permutation.extend(0..self.population);
         let mut i = self.population - 1;
-        while i > 0 {
+        while i >= self.count {
             let mask = u32::MAX >> i.leading_zeros();
             // While the mask stays the same. A rejected draw swaps nothing instead of taking a
             // branch, which would be mispredicted every third time.
-            while i > mask >> 1 {
-                let value = random.0.next_u32() & mask;
+            let stop = (mask >> 1).max(self.count - 1);
+            while i > stop {
+                let value = random.0.next() & mask;
                 let accepted = value <= i;
                 let j = if accepted { value } else { i };
                 self.permutation.swap(i as usize, j as usize);
@@ -151,16 +223,12 @@ impl<'a> RowSampler<'a> {
 }
 
 /// The splitter's xorshift generator (Marsaglia, "Xorshift RNGs", 2003; shifts 13, 17, 5).
+#[derive(Clone)]
 pub(super) struct SplitterRandom(u32);
 
 impl SplitterRandom {
     /// The largest draw.
     pub(super) const MAX: u32 = INT32_MAX;
-
-    /// With a state of [`splitter_states`].
-    pub(super) fn new(state: u32) -> Self {
-        Self(state)
-    }
 
     /// A threshold between two values, but never the greater one.
     pub(super) fn threshold(&mut self, min: f32, max: f32) -> f64 {
@@ -181,61 +249,48 @@ impl SplitterRandom {
     }
 }
 
-/// The states with which scikit-learn starts the splitters of the trees that got `tree_seeds`: a
-/// seed drawn from a seed drawn from the tree's.
-pub(super) fn splitter_states(tree_seeds: &[u32]) -> Vec<u32> {
-    let mut states = Vec::with_capacity(tree_seeds.len());
-    for seeds in tree_seeds.chunks(CHAINS) {
-        let mut eight = [0; CHAINS];
-        eight[..seeds.len()].copy_from_slice(seeds);
-        states.extend_from_slice(&first_seeds(first_seeds(eight))[..seeds.len()]);
-    }
-    states
-}
-
-/// Generators that are seeded side by side.
-const CHAINS: usize = 8;
-
-/// `RandomState(seed).randint(2**31 - 1)` for each seed.
-///
-/// Seeding MT19937 is a chain of multiplications, each waiting for the one before. The first output
-/// depends on three words of the state only, so the chains stop at the last of them, and eight run
-/// side by side: a tenth of the time of eight whole generators.
-fn first_seeds(seeds: [u32; CHAINS]) -> [u32; CHAINS] {
-    const LAST: u32 = 397;
-    let mut words = seeds;
-    let mut second = [0; CHAINS];
-    for i in 1..=LAST {
-        for word in &mut words {
-            *word = (*word ^ (*word >> 30))
-                .wrapping_mul(1_812_433_253)
-                .wrapping_add(i);
-        }
-        if i == 1 {
-            second = words;
-        }
-    }
-    std::array::from_fn(|i| {
-        let joined = (seeds[i] & 0x8000_0000) | (second[i] & 0x7FFF_FFFF);
-        let odd = if joined & 1 == 1 { 0x9908_B0DF } else { 0 };
-        let mut y = words[i] ^ (joined >> 1) ^ odd;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9D2C_5680;
-        y ^= (y << 15) & 0xEFC6_0000;
-        y ^= y >> 18;
-        let seed = y & INT32_MAX;
-        if seed == INT32_MAX {
-            // Rejected: only the whole generator knows what comes next.
-            NumpyRandom::new(seeds[i]).seed()
-        } else {
-            seed
-        }
+/// The streams of the trees that got `seeds`: that of its rows, and that of its splitter, which
+/// scikit-learn starts with a seed drawn from a seed drawn from the tree's.
+pub(super) fn streams(seeds: &[u32]) -> impl Iterator<Item = (NumpyRandom, SplitterRandom)> {
+    /// As many as the first-level cache has room for.
+    const TOGETHER: usize = 16;
+    seeds.chunks(TOGETHER).flat_map(|seeds| {
+        let mut together = [0; TOGETHER];
+        together[..seeds.len()].copy_from_slice(seeds);
+        let rows = Mt::seeded(together).map(NumpyRandom);
+        let splitters = Mt::seeded(rows.each_ref().map(|rows| rows.clone().seed()));
+        let splitters = splitters.map(|mt| SplitterRandom(NumpyRandom(mt).seed()));
+        rows.into_iter().zip(splitters).take(seeds.len())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Recorded with numpy 2.4.6: RandomState(42).randint(2**32, size=2000, dtype="uint32"), on both
+    // sides of where words are renewed.
+    #[test]
+    fn outputs_are_those_of_numpy() {
+        let [mut mt] = Mt::seeded([42]);
+        let drawn: Vec<u32> = (0..2000).map(|_| mt.next()).collect();
+        for (i, expected) in [
+            (0, 1608637542),
+            (226, 3470850604),
+            (227, 1269737021),
+            (453, 4204312805),
+            (454, 1688341868),
+            (623, 1077437785),
+            (624, 108880612),
+            (850, 2360208606),
+            (851, 239964793),
+            (1247, 1014112781),
+            (1248, 2655384025),
+            (1999, 2238969328),
+        ] {
+            assert_eq!(drawn[i], expected, "{i}");
+        }
+    }
 
     // Recorded with numpy 2.4.6: RandomState(42).randint(2**31 - 1, size=5).
     #[test]
@@ -284,22 +339,26 @@ mod tests {
         ];
         for (population, count, expected) in cases {
             assert_eq!(
-                RowSampler::new(population, count, None).draw(7),
+                RowSampler::new(population, count, None).draw(NumpyRandom::new(7)),
                 expected,
                 "{count} of {population}"
             );
         }
     }
 
-    // The short cut is the whole generator, for any number of seeds.
+    // Generators that are seeded together are those seeded alone, for any number of seeds.
     #[test]
-    fn splitter_states_are_those_of_whole_generators() {
+    fn streams_are_those_of_single_generators() {
         let seeds: Vec<u32> = (0..1001u32).map(|i| i.wrapping_mul(4_285_193)).collect();
-        for count in [0, 1, 7, 8, 9, 1001] {
-            let whole = seeds[..count]
-                .iter()
-                .map(|&seed| NumpyRandom::new(NumpyRandom::new(seed).seed()).seed());
-            assert_eq!(splitter_states(&seeds[..count]), whole.collect::<Vec<_>>());
+        for count in [0, 1, 15, 16, 17, 1001] {
+            let together: Vec<(u32, u32)> = streams(&seeds[..count])
+                .map(|(mut rows, splitter)| (rows.seed(), splitter.0))
+                .collect();
+            let alone = seeds[..count].iter().map(|&seed| {
+                let seed = NumpyRandom::new(seed).seed();
+                (seed, NumpyRandom::new(seed).seed())
+            });
+            assert_eq!(together, alone.collect::<Vec<_>>());
         }
     }
 
@@ -308,9 +367,9 @@ mod tests {
     fn a_sampler_draws_the_same_again() {
         for (population, count) in [(20, 5), (1000, 3), (200, 199), (10, 10)] {
             let mut sampler = RowSampler::new(population, count, None);
-            let first = sampler.draw(7).to_vec();
-            sampler.draw(8);
-            assert_eq!(sampler.draw(7), first);
+            let first = sampler.draw(NumpyRandom::new(7)).to_vec();
+            sampler.draw(NumpyRandom::new(8));
+            assert_eq!(sampler.draw(NumpyRandom::new(7)), first);
         }
     }
 
@@ -321,12 +380,15 @@ mod tests {
             let numbers: Vec<u32> = (0..population).rev().collect();
             let mut numbered = RowSampler::new(population, count, Some(&numbers));
             let mut rows: Vec<u32> = numbered
-                .draw(7)
+                .draw(NumpyRandom::new(7))
                 .iter()
                 .map(|&n| population - 1 - n)
                 .collect();
             rows.reverse();
-            assert_eq!(rows, RowSampler::new(population, count, None).draw(7));
+            assert_eq!(
+                rows,
+                RowSampler::new(population, count, None).draw(NumpyRandom::new(7))
+            );
         }
     }
 

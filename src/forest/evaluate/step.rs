@@ -5,11 +5,17 @@ use std::ops::Range;
 use super::{PathLengths, anomaly_score, f32_not_above};
 use crate::forest::tree::Trees;
 
-/// Buckets for each breakpoint: with so many most hold none or one.
-const BUCKETS_PER_BREAKPOINT: usize = 2;
+/// Breakpoints for each bucket, on average: with more buckets the table would take more of the
+/// first-level cache than it saves comparisons.
+const BREAKPOINTS_PER_BUCKET: usize = 3;
 
 /// As many breakpoints are compared at once, without a branch; buckets that hold more are searched.
-const PROBES: usize = 8;
+/// Few do, unless most values crowd in a small part of the range.
+const PROBES: usize = 16;
+
+/// As many intervals are added up side by side, since the additions of one wait for each other. At
+/// most [`PROBES`], so that the last block is whole.
+const BLOCK: usize = 8;
 
 /// Constant between breakpoints. A table of equally wide buckets in front of them leads near the
 /// right one, so that a look-up takes a few nanoseconds whatever their number.
@@ -27,20 +33,38 @@ impl StepFunction {
     /// `None` for trees whose thresholds do not ascend from left to right, which are none that grow
     /// from data.
     pub(super) fn new(trees: &Trees, denominator: f64) -> Option<Self> {
-        let leaves = Leaves::of(trees)?;
-        let (breakpoints, buckets, intervals) = sorted(&leaves);
+        let (first, mut steps) = steps(trees)?;
+        steps.sort_unstable_by(|a, b| a.upper.total_cmp(&b.upper));
+        let breakpoints = breakpoints(&steps);
+        let buckets = Buckets::new(&breakpoints[..breakpoints.len() - PROBES]);
         let mut scores = vec![0.0; breakpoints.len() - PROBES + 1];
-        // Tree by tree, so that each interval's sum is added in the order of the trees.
-        let mut start = 0;
-        for (interval, &length) in intervals.into_iter().zip(&leaves.length) {
-            let end = (interval as usize + 1).min(scores.len());
-            for sum in &mut scores[start..end] {
-                *sum += length;
+        // Of each tree, the path length in each interval of the block.
+        let mut lengths: Vec<_> = first.into_iter().map(|length| [length; BLOCK]).collect();
+        let mut steps = steps.as_slice();
+        let (uppers, _) = breakpoints.as_chunks::<BLOCK>();
+        for (scores, uppers) in scores.chunks_mut(BLOCK).zip(uppers) {
+            let here = steps.iter().take_while(|s| s.upper <= uppers[BLOCK - 1]);
+            let (here, later) = steps.split_at(here.count());
+            for step in here {
+                for (length, &upper) in lengths[step.tree as usize].iter_mut().zip(uppers) {
+                    let above = upper > step.upper;
+                    *length = if above { step.length } else { *length };
+                }
             }
-            start = if end == scores.len() { 0 } else { end };
-        }
-        for score in &mut scores {
-            *score = anomaly_score(*score, denominator);
+            // In the order of the trees.
+            let mut sums = [0.0; BLOCK];
+            for lengths in &lengths {
+                for (sum, length) in sums.iter_mut().zip(lengths) {
+                    *sum += length;
+                }
+            }
+            for (score, sum) in scores.iter_mut().zip(sums) {
+                *score = anomaly_score(sum, denominator);
+            }
+            for step in here {
+                lengths[step.tree as usize] = [step.length; BLOCK];
+            }
+            steps = later;
         }
         Some(Self {
             breakpoints,
@@ -70,102 +94,64 @@ impl StepFunction {
     }
 }
 
-/// The leaves of all trees, tree by tree, from left to right.
-struct Leaves {
-    /// The greatest value that reaches the leaf; infinite for the last of a tree.
-    upper: Vec<f32>,
-    length: Vec<f64>,
-    /// The least and greatest of the finite ones, the other way round where there are none.
-    range: (f32, f32),
+/// Where the path length in one tree changes.
+#[derive(Clone, Copy)]
+struct Step {
+    /// The greatest value below.
+    upper: f32,
+    tree: u32,
+    /// The path length above.
+    length: f64,
 }
 
-impl Leaves {
-    fn of(trees: &Trees) -> Option<Self> {
-        let lengths = PathLengths::new();
-        let leaf_count = trees.iter().map(|tree| tree.node_count() / 2 + 1).sum();
-        let mut upper_ends = Vec::with_capacity(leaf_count);
-        let mut length = Vec::with_capacity(leaf_count);
-        let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
-        // Thresholds above the node that are to its right, and how deep they stand.
-        let mut open: Vec<(f32, u32)> = Vec::new();
-        for tree in trees.iter() {
-            let mut depth = 0;
-            let mut last = None;
-            for (node, &rows) in tree.n_node_samples().iter().enumerate() {
-                if let Some((_, threshold)) = tree.split(node) {
-                    // The left child comes next. -0 and 0 are one breakpoint.
-                    open.push((f32_not_above(threshold) + 0.0, depth));
-                    depth += 1;
-                    continue;
-                }
-                length.push(lengths.of(depth, rows));
-                let Some((upper, depth_above)) = open.pop() else {
-                    upper_ends.push(f32::INFINITY);
-                    continue;
-                };
-                if last.is_some_and(|last| upper <= last) || upper == f32::INFINITY {
-                    return None;
-                }
-                low = low.min(upper);
-                high = high.max(upper);
-                last = Some(upper);
-                upper_ends.push(upper);
-                depth = depth_above + 1;
+/// The path length of the least values in each tree, and the steps, tree by tree and ascending.
+fn steps(trees: &Trees) -> Option<(Vec<f64>, Vec<Step>)> {
+    let lengths = PathLengths::new();
+    let mut first = Vec::with_capacity(trees.len());
+    let step_count = trees.iter().map(|tree| tree.node_count() / 2).sum();
+    let mut steps = Vec::with_capacity(step_count);
+    // Thresholds above the node that are to its right, and how deep they stand.
+    let mut open: Vec<(f32, u32)> = Vec::new();
+    for (i, tree) in trees.iter().enumerate() {
+        let mut depth = 0;
+        let mut below = f32::NEG_INFINITY;
+        for (node, &rows) in tree.n_node_samples().iter().enumerate() {
+            if let Some((_, threshold)) = tree.split(node) {
+                // The left child comes next. -0 and 0 are one breakpoint.
+                open.push((f32_not_above(threshold) + 0.0, depth));
+                depth += 1;
+                continue;
             }
+            let length = lengths.of(depth, rows);
+            if below == f32::NEG_INFINITY {
+                first.push(length);
+            } else {
+                steps.push(Step {
+                    upper: below,
+                    tree: i as u32,
+                    length,
+                });
+            }
+            let Some((upper, depth_above)) = open.pop() else {
+                break;
+            };
+            if upper <= below || upper == f32::INFINITY {
+                return None;
+            }
+            below = upper;
+            depth = depth_above + 1;
         }
-        Some(Self {
-            upper: upper_ends,
-            length,
-            range: (low, high),
-        })
     }
+    Some((first, steps))
 }
 
-/// The breakpoints, the table in front of them, and for each leaf the interval it ends in
-/// (beyond all for the last leaf of a tree).
-fn sorted(leaves: &Leaves) -> (Vec<f32>, Buckets, Vec<u32>) {
-    let finite = || {
-        let upper = leaves.upper.iter().copied().enumerate();
-        upper.filter(|(_, upper)| *upper < f32::INFINITY)
-    };
-    let (mut buckets, last) = Buckets::new(leaves.range, leaves.upper.len());
-
-    // Counting sort by bucket, then by value within buckets.
-    for (_, upper) in finite() {
-        let bucket = buckets.of(upper);
-        buckets.starts[bucket + 1] += 1;
-    }
-    for i in 0..=last {
-        buckets.starts[i + 1] += buckets.starts[i];
-    }
-    let mut next = buckets.starts.clone();
-    let mut sorted = vec![(0.0f32, 0u32); next[last + 1] as usize];
-    for (leaf, upper) in finite() {
-        let slot = &mut next[buckets.of(upper)];
-        sorted[*slot as usize] = (upper, leaf as u32);
-        *slot += 1;
-    }
-    let mut intervals = vec![u32::MAX - 1; leaves.upper.len()];
-    let mut breakpoints: Vec<f32> = Vec::with_capacity(sorted.len() + PROBES);
-    let mut start = 0;
-    for bucket in 0..=last {
-        let end = buckets.starts[bucket + 1] as usize;
-        buckets.starts[bucket] = breakpoints.len() as u32;
-        let members = &mut sorted[start..end];
-        if members.len() > 1 {
-            members.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        }
-        for &(upper, leaf) in &*members {
-            if breakpoints.last() != Some(&upper) {
-                breakpoints.push(upper);
-            }
-            intervals[leaf as usize] = breakpoints.len() as u32 - 1;
-        }
-        start = end;
-    }
-    buckets.starts[last + 1] = breakpoints.len() as u32;
+/// The breakpoints of sorted steps.
+fn breakpoints(steps: &[Step]) -> Vec<f32> {
+    let mut breakpoints = Vec::with_capacity(steps.len() + PROBES);
+    breakpoints.extend(steps.iter().map(|step| step.upper));
+    breakpoints.dedup();
     breakpoints.extend([f32::INFINITY; PROBES]);
-    (breakpoints, buckets, intervals)
+    breakpoints
 }
 
 /// Equally wide stretches of the values from the first breakpoint to the last.
@@ -178,16 +164,27 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// Empty buckets, and the index of the last.
-    fn new((low, high): (f32, f32), breakpoints: usize) -> (Self, usize) {
-        let last = BUCKETS_PER_BREAKPOINT * breakpoints;
+    /// For ascending and finite breakpoints.
+    fn new(breakpoints: &[f32]) -> Self {
+        let (low, high) = match breakpoints {
+            [low, .., high] => (*low, *high),
+            _ => (0.0, 0.0),
+        };
+        let last = breakpoints.len() / BREAKPOINTS_PER_BUCKET;
         let per_unit = last as f32 / (high - low);
-        let buckets = Self {
+        let mut buckets = Self {
             low,
             per_unit: if per_unit.is_finite() { per_unit } else { 0.0 },
             starts: vec![0; last + 2],
         };
-        (buckets, last)
+        for &breakpoint in breakpoints {
+            let bucket = buckets.of(breakpoint);
+            buckets.starts[bucket + 1] += 1;
+        }
+        for bucket in 0..=last {
+            buckets.starts[bucket + 1] += buckets.starts[bucket];
+        }
+        buckets
     }
 
     /// Never falls as the value rises, rounding included: so a breakpoint in an earlier bucket than

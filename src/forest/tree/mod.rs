@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::error::FitError;
-use super::random::{RowSampler, SplitterRandom, splitter_states};
+use super::random::{RowSampler, streams};
 
 /// What stands in a leaf's place of a feature.
 const LEAF: u32 = u32::MAX;
@@ -176,9 +176,8 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
     /// Grows one tree for each seed. Trees do not depend on each other, so threads share them out.
     pub(super) fn grow(&self, seeds: &[u32]) -> Result<Trees, FitError> {
         let column = self.sorted_column();
-        let seeds: Vec<(u32, u32)> = seeds.iter().copied().zip(splitter_states(seeds)).collect();
         if seeds.len() * (self.max_samples * self.n_features) as usize <= PARALLEL_FROM {
-            return self.grow_in_turn(&seeds, column.as_ref());
+            return self.grow_in_turn(seeds, column.as_ref());
         }
         let share = seeds.len().div_ceil(4 * rayon::current_num_threads());
         let parts: Vec<_> = seeds
@@ -193,10 +192,9 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
             })
     }
 
-    /// `seeds` are those of a tree's rows and of its splitter.
     fn grow_in_turn(
         &self,
-        seeds: &[(u32, u32)],
+        seeds: &[u32],
         column: Option<&SortedColumn>,
     ) -> Result<Trees, FitError> {
         let (n_rows, max_depth) = (self.n_rows, self.max_depth());
@@ -208,23 +206,22 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
         let mut ranks = RowSampler::new(n_rows, self.max_samples, numbers);
         let mut exact = exact::Grower::default();
         let mut sorted = sorted::Grower::default();
-        for &(seed, state) in seeds {
+        for (stream, splitter) in streams(seeds) {
             let root = trees.node_count();
-            let random = || SplitterRandom::new(state);
             let grown = column.is_some_and(|column| {
-                let drawn = ranks.draw(seed).iter();
+                let drawn = ranks.draw(stream.clone()).iter();
                 let drawn = drawn.map(|&rank| column.rows[rank as usize]);
-                let grown = sorted.grow(drawn, random(), max_depth, &mut trees);
+                let grown = sorted.grow(drawn, splitter.clone(), max_depth, &mut trees);
                 grown.is_ok()
             });
             if !grown {
                 trees.truncate(root);
-                let rows = rows.draw(seed);
+                let rows = rows.draw(stream);
                 let values = (0..self.n_features)
                     .flat_map(|feature| rows.iter().map(move |&row| (self.value)(row, feature)));
                 let targets = rows.iter().map(|&row| self.targets[row as usize]);
                 let n_features = self.n_features;
-                exact.grow(values, targets, n_features, random(), max_depth, &mut trees);
+                exact.grow(values, targets, n_features, splitter, max_depth, &mut trees);
             }
             trees.ends.push(narrow_node(trees.node_count())?);
         }
