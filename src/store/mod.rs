@@ -281,6 +281,9 @@ impl Store {
     ///
     /// [`StoreError`] at the first that cannot be removed.
     pub async fn remove(&self, name: &ModelName, versions: &[Version]) -> Result<(), StoreError> {
+        if versions.is_empty() {
+            return Ok(());
+        }
         for version in versions {
             let path = path(MODELS, name, version.number);
             match self.objects.delete(&path).await {
