@@ -170,10 +170,11 @@ impl Shared {
         for round in 1u32.. {
             tokio::time::sleep(interval).await;
             let followed = async {
+                // First, so that nothing is announced where the store is no longer in its place.
+                let changed = self.store.changed_since(seen.as_deref()).await?;
                 if self.unannounced.swap(false, Ordering::Relaxed) {
                     self.announce().await?;
                 }
-                let changed = self.store.changed_since(seen.as_deref()).await?;
                 if changed.is_some() || round % UNTOLD == 0 {
                     self.refresh_all().await?;
                 }

@@ -315,7 +315,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store does not answer.
+    /// [`StoreError`] where the store does not answer, or nothing is left of what was announced:
+    /// that is no deletion of all models, but a disk that is not mounted, or the like.
     pub async fn changed_since(
         &self,
         seen: Option<&str>,
@@ -327,7 +328,10 @@ impl Store {
         match self.objects.get_opts(&Path::from(CHANGED), options).await {
             Ok(object) => Ok(Some(object.meta.e_tag)),
             Err(ObjectError::NotModified { .. }) => Ok(None),
-            Err(ObjectError::NotFound { .. }) => Ok(seen.map(|_| None)),
+            Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(None),
+            Err(ObjectError::NotFound { .. }) => Err(StoreError::new(format!(
+                "{CHANGED} of {self} is gone; is the store still in its place?"
+            ))),
             Err(error) => Err(error.into()),
         }
     }
