@@ -5,7 +5,8 @@ mod common;
 #[path = "common/stored.rs"]
 mod stored;
 
-use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,8 @@ use common::{Server, SplitMix};
 use iforest_server::detector::Detector;
 use iforest_server::store::{FormatError, decode};
 use stored::{
-    Answer, Ask, Folder, ask, fit, is_from, json, params, readings, stored as encoded,
-    version_path, wait_until, write,
+    Ask, Folder, ask, fit, is_from, json, params, readings, stored as encoded, version_path,
+    wait_until, write,
 };
 
 const TREES: &str = "10";
@@ -416,7 +417,8 @@ fn judged(server: &Server, model: &str, features: usize) -> String {
 }
 
 /// A retrain must be refused for a reason of the store's.
-fn assert_refused(answer: &Answer, reasons: &[&str]) {
+#[cfg(unix)]
+fn assert_refused(answer: &stored::Answer, reasons: &[&str]) {
     assert_eq!(answer.status, 503, "{answer:?}");
     let told = answer.json()["error"]
         .as_str()
@@ -492,17 +494,15 @@ fn a_retrain_over_the_quota_is_refused_and_leaves_everything_as_it_was() {
     }
 }
 
-// The same on a file system that is full, which refuses new files, or the writing of them.
+/// A server whose store is a file system of 1 MiB, and that file system as the server sees it.
+/// Every user may mount one in a namespace of his own, where the system allows that.
 #[cfg(target_os = "linux")]
-#[test]
-fn a_retrain_on_a_full_disk_is_refused_until_there_is_space() {
-    // Every user may mount in a namespace of his own, where the system allows that.
+fn on_small_disk(folder: &Folder, more: &[&str]) -> Option<(Server, PathBuf)> {
     const MOUNT: &str = r#"mount -t tmpfs -o size=1m tmpfs "$0" || exit 1; "#;
-    let folder = Folder::new();
     if !there_is("unshare", &["-Urm", "sh", "-c", MOUNT, folder.text()]) {
-        return;
+        return None;
     }
-    let program = command(&folder, &["--refresh-interval", "100ms"]);
+    let program = command(folder, more);
     let mut inside = Command::new("unshare");
     inside
         .args(["-Urm", "sh", "-c", &format!(r#"{MOUNT} exec "$@""#)])
@@ -510,25 +510,37 @@ fn a_retrain_on_a_full_disk_is_refused_until_there_is_space() {
         .arg(program.get_program())
         .args(program.get_args());
     let server = Server::spawn(inside);
-    // The disk as the server sees it.
-    let root = format!("/proc/{}/root", server.id());
-    let disk = Path::new(&root).join(folder.path().strip_prefix("/").expect("absolute"));
-    if !disk.join("changed").exists() {
-        wait_until("it announces itself", || disk.join("changed").exists());
-    }
-    server.retrain("motor", &readings(41, 50, 2)).ok();
-    let before = (server.get("/models").ok(), judged(&server, "motor", 2));
-    let data = readings(42, 500, 2);
+    let root = PathBuf::from(format!("/proc/{}/root", server.id()));
+    let disk = root.join(folder.path().strip_prefix("/").expect("absolute"));
+    Some((server, disk))
+}
 
+/// Fills a file system to the last byte; returns what fills it.
+#[cfg(target_os = "linux")]
+fn fill(disk: &Path) -> PathBuf {
     let ballast = disk.join("ballast");
-    let mut fill = std::fs::File::create(&ballast).expect("a file");
+    let mut file = std::fs::File::create(&ballast).expect("a file");
     let full = loop {
-        if let Err(error) = std::io::Write::write_all(&mut fill, &[1; 4096]) {
+        if let Err(error) = std::io::Write::write_all(&mut file, &[1; 4096]) {
             break error;
         }
     };
-    drop(fill);
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    ballast
+}
+
+// The same on a file system that is full, which refuses new files, or the writing of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_retrain_on_a_full_disk_is_refused_until_there_is_space() {
+    let folder = Folder::new();
+    let Some((server, disk)) = on_small_disk(&folder, &["--refresh-interval", "100ms"]) else {
+        return;
+    };
+    wait_until("it announces itself", || disk.join("changed").exists());
+    server.retrain("motor", &readings(41, 50, 2)).ok();
+    let before = (server.get("/models").ok(), judged(&server, "motor", 2));
+    let ballast = fill(&disk);
     for model in ["motor", "default", "new"] {
         let features = if model == "default" { 1 } else { 2 };
         let answer = server.retrain(model, &readings(42, 500, features));
@@ -542,11 +554,49 @@ fn a_retrain_on_a_full_disk_is_refused_until_there_is_space() {
 
     std::fs::remove_file(ballast).expect("it is there");
     for (model, version) in [("motor", 2), ("new", 1)] {
-        let answer = server.retrain(model, &data);
+        let answer = server.retrain(model, &readings(42, 500, 2));
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.version(), Some(version));
     }
     assert_ne!(judged(&server, "motor", 2), before.1);
+}
+
+// A disk with room for one more version and nothing else: were the old versions not removed then,
+// because something else could not be written, the next retrain would find no room, and none after
+// it.
+#[cfg(target_os = "linux")]
+#[test]
+fn old_versions_make_room_even_where_nothing_else_can_be_written() {
+    let folder = Folder::new();
+    // Nothing but the retrains writes.
+    let options = ["--keep-versions", "1", "--refresh-interval", "0s"];
+    let Some((server, disk)) = on_small_disk(&folder, &options) else {
+        return;
+    };
+    let motor = disk.join("models/motor");
+    let file = |version| motor.join(format!("{version:010}.iforest"));
+    let data = readings(43, 500, 2);
+    server.retrain("motor", &data).ok();
+    let size = std::fs::metadata(file(1)).expect("stored").len();
+    // The announcement comes after the answer.
+    wait_until("it is announced", || disk.join("changed").exists());
+    wait_until("the announcement is over", || {
+        !disk.join("changed#1").exists()
+    });
+    let ballast = fill(&disk);
+    let ballast = std::fs::File::options().write(true).open(ballast);
+    let ballast = ballast.expect("it is there");
+    let length = ballast.metadata().expect("a file").len();
+    // As many whole blocks as the next version takes.
+    let block = std::os::unix::fs::MetadataExt::blksize(&ballast.metadata().expect("a file"));
+    ballast
+        .set_len(length - size.div_ceil(block) * block)
+        .expect("shorter");
+    for version in 2..5 {
+        let answer = server.retrain("motor", &data);
+        assert_eq!(answer.version(), Some(version), "{answer:?}");
+        wait_until("the old version is removed", || !file(version - 1).exists());
+    }
 }
 
 // Somebody makes the folder read-only, or something else takes its place. The models are in memory,
@@ -580,7 +630,7 @@ fn a_folder_that_cannot_be_written_refuses_retrains_and_serves_on() {
     });
     server.retrain("motor", &readings(51, 50, 2)).ok();
     let unchanged = (server.get("/models").ok(), judged(&server, "motor", 2));
-    let check = |refused: &Answer, reasons: &[&str]| {
+    let check = |refused: &stored::Answer, reasons: &[&str]| {
         assert_refused(refused, reasons);
         // Long enough for the server to have looked around, several times.
         std::thread::sleep(Duration::from_millis(500));
@@ -611,6 +661,7 @@ fn a_folder_that_cannot_be_written_refuses_retrains_and_serves_on() {
 
 // A disk that is not mounted leaves an empty folder in its place. That is not the same as every
 // model being deleted by somebody: who predicts must not be left without answers.
+#[cfg(unix)]
 #[test]
 fn a_folder_that_is_gone_does_not_take_the_models_with_it() {
     let folder = Folder::new();
