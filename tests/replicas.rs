@@ -602,6 +602,9 @@ fn a_bucket_that_does_not_answer_refuses_retrains_in_bounded_time() {
     let server = bucket.server(&["--refresh-interval", "200ms"]);
     server.retrain("motor", &readings(51, 50, 2)).ok();
     let before = server.predict("motor", &ROW).ok();
+    // Its turn comes when all of the change before is over, which would have to be waited for, too.
+    let refused = server.send("/models/motor/rollback", r#"{"version": 9}"#);
+    assert_eq!(refused.status, 404, "{refused:?}");
     bucket.hangs.store(true, Ordering::Relaxed);
     let address = &server.address;
     std::thread::scope(|scope| {
