@@ -13,6 +13,10 @@ use std::time::{Duration, Instant};
 use common::{Server, SplitMix};
 use iforest_server::detector::Detector;
 use iforest_server::store::{FormatError, decode};
+#[cfg(target_os = "linux")]
+use stored::mounted;
+#[cfg(unix)]
+use stored::there_is;
 use stored::{
     Ask, Folder, ask, fit, is_from, json, params, readings, stored as encoded, version_path,
     wait_until, write,
@@ -430,17 +434,6 @@ fn assert_refused(answer: &stored::Answer, reasons: &[&str]) {
     assert!(reasons.iter().any(|reason| told.contains(reason)), "{told}");
 }
 
-/// Whether the program is there; a test that needs it says so where it is not.
-#[cfg(unix)]
-fn there_is(program: &str, arguments: &[&str]) -> bool {
-    let tried = Command::new(program).args(arguments).output();
-    let works = tried.is_ok_and(|output| output.status.success());
-    if !works {
-        println!("NOT RUN: {program} {arguments:?} does not work here");
-    }
-    works
-}
-
 // A quota is reached in the middle of a file: what was written of it must be gone, the model as it
 // was, and once there is space the same request must do.
 #[cfg(target_os = "linux")]
@@ -496,21 +489,10 @@ fn a_retrain_over_the_quota_is_refused_and_leaves_everything_as_it_was() {
 }
 
 /// A server whose store is a file system of 1 MiB, and that file system as the server sees it.
-/// Every user may mount one in a namespace of his own, where the system allows that.
 #[cfg(target_os = "linux")]
 fn on_small_disk(folder: &Folder, more: &[&str]) -> Option<(Server, PathBuf)> {
-    const MOUNT: &str = r#"mount -t tmpfs -o size=1m tmpfs "$0" || exit 1; "#;
-    if !there_is("unshare", &["-Urm", "sh", "-c", MOUNT, folder.text()]) {
-        return None;
-    }
-    let program = command(folder, more);
-    let mut inside = Command::new("unshare");
-    inside
-        .args(["-Urm", "sh", "-c", &format!(r#"{MOUNT} exec "$@""#)])
-        .arg(folder.path())
-        .arg(program.get_program())
-        .args(program.get_args());
-    let server = Server::spawn(inside);
+    let mount = r#"mount -t tmpfs -o size=1m tmpfs "$0""#;
+    let server = Server::spawn(mounted(mount, folder, &command(folder, more))?);
     let root = PathBuf::from(format!("/proc/{}/root", server.id()));
     let disk = root.join(folder.path().strip_prefix("/").expect("absolute"));
     Some((server, disk))

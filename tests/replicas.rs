@@ -233,6 +233,45 @@ fn changes_at_one_server_of_a_folder_are_served_by_the_other_and_no_prediction_f
     change_while_clients_predict("folder", [&servers[0], &servers[1]]);
 }
 
+// Some servers may only read the store: by their rights, or because the disk is full. They can tell
+// the others nothing, but must not be cut off from what the others tell.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_may_only_read_follows_the_others_all_the_same() {
+    let folder = Folder::new();
+    let mut command = Server::command(&["--store", folder.text()]);
+    command.args(COMMON).args(["--refresh-interval", "200ms"]);
+    let read_only = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0""#;
+    let Some(command) = stored::mounted(read_only, &folder, &command) else {
+        return;
+    };
+    let reader = Server::spawn(command);
+    let writer = on_folder(&folder, &[]);
+    for round in 1..4 {
+        writer.retrain("motor", &readings(round, 50, 2)).ok();
+        let delay = wait_until("it is followed", || {
+            let model = reader.model("motor");
+            model.status == 200 && model.version() == Some(round)
+        });
+        println!("followed by a server that may only read after {delay:.0?}");
+        assert_eq!(reader.predict("motor", &ROW), writer.predict("motor", &ROW));
+    }
+    let before = reader.model("motor");
+    let answer = reader.retrain("motor", &readings(9, 50, 2));
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.body.contains("Read-only file system"), "{answer:?}");
+    assert_eq!(reader.model("motor"), before);
+    let told = reader
+        .log()
+        .matches("other servers are not told of changes")
+        .count();
+    assert!(
+        told <= 4,
+        "each round of it is not worth a line: {}",
+        reader.log()
+    );
+}
+
 /// Retrains one model from many clients at two servers; checks that each training that was
 /// acknowledged is stored under the version that was told, and that both end up serving the last.
 fn retrain_at_once(servers: [&Server; 2], clients: u64, each: u64) -> BTreeMap<u64, u64> {

@@ -4,6 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -224,4 +225,29 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
         std::thread::sleep(Duration::from_millis(2));
     }
     start.elapsed()
+}
+
+/// Whether a program does here what a test needs; says that the test is not run where it does not.
+pub fn there_is(program: &str, arguments: &[&str]) -> bool {
+    let tried = Command::new(program).args(arguments).output();
+    let works = tried.is_ok_and(|output| output.status.success());
+    if !works {
+        println!("NOT RUN: {program} {arguments:?} does not work here");
+    }
+    works
+}
+
+/// A command in a namespace of its own, where every user may mount, if the system allows that; `$0`
+/// of what is run before it is a folder.
+pub fn mounted(before: &str, folder: &Folder, program: &Command) -> Option<Command> {
+    let probe = ["-Urm", "sh", "-c", before, folder.text()];
+    there_is("unshare", &probe).then(|| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["-Urm", "sh", "-c", &format!(r#"{before} && exec "$@""#)])
+            .arg(folder.path())
+            .arg(program.get_program())
+            .args(program.get_args());
+        command
+    })
 }
