@@ -642,38 +642,47 @@ fn a_folder_that_cannot_be_written_refuses_retrains_and_serves_on() {
     assert_eq!(start(&folder, &[]).model("motor").version(), Some(2));
 }
 
-// A disk that is not mounted leaves an empty folder in its place. That is not the same as every
-// model being deleted by somebody: who predicts must not be left without answers.
+// A disk that is not mounted any more leaves an empty folder in its place. That is not the same as
+// every model being deleted by somebody: who predicts must not be left without answers. And what is
+// written there would be gone once the disk is back: nobody must be told that it is stored.
 #[cfg(unix)]
 #[test]
-fn a_folder_that_is_gone_does_not_take_the_models_with_it() {
+fn a_folder_that_is_gone_takes_no_models_with_it_and_no_new_ones() {
     let folder = Folder::new();
-    let options = ["--refresh-interval", "20ms"];
-    let server = start(&folder, &options);
+    let server = start(&folder, &["--refresh-interval", "20ms"]);
     server.retrain("motor", &readings(61, 50, 2)).ok();
+    server.retrain("pump", &readings(62, 50, 2)).ok();
     wait_until("it announces itself", || {
         folder.path().join("changed").exists()
     });
-    server.kill();
-    let server = start(&folder, &options);
-    let before = judged(&server, "motor", 2);
-    let away = folder.away();
-    std::fs::rename(folder.path(), &away).expect("it can be moved");
+    // And does nothing more of its own.
+    std::thread::sleep(Duration::from_secs(1));
+    let now = || (server.get("/models").ok(), judged(&server, "motor", 2));
+    let before = now();
+    std::fs::rename(folder.path(), folder.away()).expect("it can be moved");
     for empty in [false, true] {
         if empty {
             std::fs::create_dir(folder.path()).expect("it can be made");
         }
+        for model in ["motor", "default", "new"] {
+            let features = if model == "default" { 1 } else { 2 };
+            let answer = server.retrain(model, &readings(63, 60, features));
+            assert_refused(&answer, &["is the store still in its place?"]);
+        }
+        assert_eq!(server.send("/models/motor/rollback", "").status, 503);
+        assert_eq!(server.delete("/models/pump").status, 503);
         // More than the 64 intervals after which the server looks through everything.
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(2500) {
-            assert_eq!(judged(&server, "motor", 2), before);
+            assert_eq!(now(), before);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    std::fs::remove_dir(folder.path()).expect("it is empty");
-    std::fs::rename(&away, folder.path()).expect("it can be moved");
-    let answer = server.retrain("motor", &readings(62, 60, 2));
+    std::fs::remove_dir(folder.path()).expect("nothing was written there");
+    std::fs::rename(folder.away(), folder.path()).expect("it can be moved");
+    let answer = server.retrain("motor", &readings(63, 60, 2));
     assert_eq!(answer.version(), Some(2), "{answer:?}");
+    server.delete("/models/pump").ok();
 }
 
 #[cfg(unix)]
