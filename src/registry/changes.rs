@@ -101,16 +101,24 @@ impl Shared {
     /// What can be done after a change was answered: tells other servers, and removes versions that
     /// are too old.
     pub(super) async fn tidy(&self, name: &ModelName) {
-        let tidied = async {
+        let announced = async {
             if self.store.is_shared() {
                 self.announce().await?;
             }
+            Ok::<_, StoreError>(())
+        };
+        let removed = async {
             let versions = self.store.versions(name).await?;
             let too_many = versions.len().saturating_sub(self.options.keep_versions);
             self.store.remove(name, &versions[..too_many]).await
         };
-        if let Err(error) = tidied.await {
-            tracing::warn!(model = %name, "older versions may be kept, and other servers may learn late of this one: {error}");
+        // Both, whatever comes of the other: where a disk is full, the removal makes room.
+        let (announced, removed) = tokio::join!(announced, removed);
+        if let Err(error) = announced {
+            tracing::warn!(model = %name, "other servers may learn late of this change: {error}");
+        }
+        if let Err(error) = removed {
+            tracing::warn!(model = %name, "older versions may be kept: {error}");
         }
     }
 

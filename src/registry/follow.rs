@@ -172,13 +172,10 @@ async fn load(
 impl Shared {
     /// Asks the store at each interval what other servers changed.
     pub(super) async fn follow(self: Arc<Self>, interval: Duration, mut seen: Option<String>) {
-        let mut failing = false;
+        let (mut failing, mut silent) = (false, false);
         for round in 1u32.. {
             tokio::time::sleep(interval).await;
             let followed = async {
-                if self.unannounced.swap(false, Ordering::Relaxed) {
-                    self.announce().await?;
-                }
                 let changed = self.store.changed_since(seen.as_deref()).await?;
                 if changed.is_some() || round % UNTOLD == 0 {
                     self.refresh_all().await?;
@@ -200,7 +197,17 @@ impl Shared {
                         tracing::warn!("what other servers change is not seen for now: {error}");
                     }
                     failing = true;
+                    // Nothing is announced either: the store may no longer be in its place.
+                    continue;
                 }
+            }
+            // By itself, since a store that may only be read, or is full, can be followed as well.
+            if self.unannounced.swap(false, Ordering::Relaxed) {
+                let announced = self.announce().await;
+                if let (Err(error), false) = (&announced, silent) {
+                    tracing::warn!("other servers are not told of changes for now: {error}");
+                }
+                silent = announced.is_err();
             }
         }
     }

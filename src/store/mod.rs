@@ -11,7 +11,7 @@
 //! | object | what it is |
 //! | --- | --- |
 //! | `models/NAME/VERSION.iforest` | one version of a model, never changed once it is there; versions are counted from 1 and written with ten digits |
-//! | `changed` | written anew after every change, so that other servers see by its ETag that there is one |
+//! | `changed` | written anew after every change, so that other servers see by its ETag that there is one; a folder that has lost it is not in its place |
 //! | `set-aside/NAME/VERSION.iforest` | a version that was found damaged |
 //!
 //! The greatest version is the one served. A version is written only if there is none of its number
@@ -38,6 +38,7 @@ use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
@@ -69,6 +70,8 @@ pub struct Store {
     location: String,
     folder: Option<PathBuf>,
     shared: bool,
+    /// Whether there was an announcement; there is one from then on.
+    announced: Arc<AtomicBool>,
 }
 
 /// A store that cannot be used, or did not do what it was asked.
@@ -187,6 +190,7 @@ impl Store {
             location: location.to_owned(),
             folder: None,
             shared: true,
+            announced: Arc::default(),
         }
     }
 
@@ -206,6 +210,7 @@ impl Store {
     ///
     /// [`StoreError`] where the store does not answer.
     pub async fn list(&self) -> Result<BTreeMap<ModelName, Vec<Version>>, StoreError> {
+        self.check_place()?;
         let mut models: BTreeMap<ModelName, Vec<Version>> = BTreeMap::new();
         let mut objects = self.objects.list(Some(&Path::from(MODELS)));
         while let Some(object) = objects.try_next().await? {
@@ -225,6 +230,7 @@ impl Store {
     ///
     /// [`StoreError`] where the store does not answer.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Version>, StoreError> {
+        self.check_place()?;
         let mut versions = Vec::new();
         let folder = Path::from_iter([MODELS, &name.folder()]);
         let mut objects = self.objects.list(Some(&folder));
@@ -263,6 +269,7 @@ impl Store {
         version: u64,
         bytes: &[u8],
     ) -> Result<Written, StoreError> {
+        self.check_place()?;
         let path = path(MODELS, name, version);
         let options = PutOptions::from(PutMode::Create);
         let bytes = bytes.to_vec().into();
@@ -284,6 +291,7 @@ impl Store {
         if versions.is_empty() {
             return Ok(());
         }
+        self.check_place()?;
         for version in versions {
             let path = path(MODELS, name, version.number);
             match self.objects.delete(&path).await {
@@ -319,11 +327,13 @@ impl Store {
     ///
     /// [`StoreError`] where the store does not answer.
     pub async fn announce(&self) -> Result<(), StoreError> {
+        self.check_place()?;
         // The ETag of an object store may be a hash of what is written.
         let unlike_any_other = format!("{:032x}\n", rand::random::<u128>());
         self.objects
             .put(&Path::from(CHANGED), unlike_any_other.into_bytes().into())
             .await?;
+        self.announced.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -331,7 +341,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store does not answer.
+    /// [`StoreError`] where the store does not answer, or nothing is left of what was announced:
+    /// that is no deletion of all models, but a disk that is not mounted, or the like.
     pub async fn changed_since(
         &self,
         seen: Option<&str>,
@@ -341,11 +352,35 @@ impl Store {
             ..GetOptions::default()
         };
         match self.objects.get_opts(&Path::from(CHANGED), options).await {
-            Ok(object) => Ok(Some(object.meta.e_tag)),
+            Ok(object) => {
+                self.announced.store(true, Ordering::Relaxed);
+                Ok(Some(object.meta.e_tag))
+            }
             Err(ObjectError::NotModified { .. }) => Ok(None),
-            Err(ObjectError::NotFound { .. }) => Ok(seen.map(|_| None)),
+            Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(None),
+            Err(ObjectError::NotFound { .. }) => Err(self.is_gone()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Finds a folder that is no longer the one it was, as where its disk is not mounted any more:
+    /// it looks empty, but not a model was deleted, and what is written there would be lost.
+    fn check_place(&self) -> Result<(), StoreError> {
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
+        let announced = self.announced.load(Ordering::Relaxed);
+        // Another problem than that shows at what is done next.
+        if announced && matches!(folder.join(CHANGED).try_exists(), Ok(false)) {
+            return Err(self.is_gone());
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self) -> StoreError {
+        StoreError::new(format!(
+            "the file {CHANGED} of {self} is gone; is the store still in its place?"
+        ))
     }
 
     /// Makes the removal of files last, and removes the folder once it is empty.

@@ -4,6 +4,7 @@
 
 pub mod router;
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,7 @@ pub struct Server {
     process: Child,
     pub address: String,
     log: Receiver<String>,
+    heard: RefCell<Vec<String>>,
 }
 
 impl Server {
@@ -171,6 +173,7 @@ impl Server {
             process,
             address: String::new(),
             log,
+            heard: RefCell::default(),
         };
         if !text.is_empty() {
             server.wait_for_line(text);
@@ -182,11 +185,38 @@ impl Server {
     pub fn wait_for_line(&self, text: &str) -> String {
         loop {
             match self.log.recv_timeout(Duration::from_secs(30)) {
-                Ok(line) if line.contains(text) => return line,
-                Ok(_) => {}
-                Err(error) => panic!("the program never said {text:?}: {error}"),
+                Ok(line) => {
+                    self.heard.borrow_mut().push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!(
+                    "the program never said {text:?}: {error}; it said:\n{}",
+                    self.log()
+                ),
             }
         }
+    }
+
+    /// All that it said so far; once it has ended, all that it ever said.
+    pub fn log(&self) -> String {
+        let mut heard = self.heard.borrow_mut();
+        heard.extend(self.log.try_iter());
+        heard.join("\n")
+    }
+
+    /// Ends it at once, in the middle of whatever it does; returns all that it ever said.
+    pub fn kill(mut self) -> String {
+        self.process.kill().expect("it runs");
+        self.wait();
+        self.heard.borrow_mut().extend(self.log.iter());
+        self.log()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Opens a connection.
