@@ -12,6 +12,9 @@ use iforest_server::forest::{
 };
 use iforest_server::registry::Options;
 
+/// The store is not asked more often.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Tells over HTTP whether a reading is an anomaly.
 ///
 /// A drop-in for the Flask and PyOD server.py: POST /predict judges a reading, POST /retrain learns
@@ -138,7 +141,9 @@ impl Config {
             },
             out_of_range_margin: self.out_of_range_margin,
             keep_versions: self.keep_versions as usize,
-            refresh_interval: Some(self.refresh_interval).filter(|interval| !interval.is_zero()),
+            refresh_interval: Some(self.refresh_interval)
+                .filter(|interval| !interval.is_zero())
+                .map(|interval| interval.max(SHORTEST_INTERVAL)),
         })
     }
 

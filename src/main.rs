@@ -11,6 +11,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use iforest_server::registry::{First, Registry};
@@ -20,6 +21,9 @@ use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+
+/// How long other servers may take to be told of the last change.
+const TELLING: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let config = Config::parse();
@@ -65,7 +69,9 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!(
         r#"try: curl -X POST http://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
-    server::run(listener, http::router(registry), stop, server::GRACE)?;
+    let router = http::router(Arc::clone(&registry));
+    server::run(listener, router, stop, server::GRACE)?;
+    registry.finish(TELLING);
     tracing::info!("stopped");
     Ok(())
 }

@@ -43,10 +43,10 @@ impl TrainingRange {
     /// Wider at both ends by a share of its width.
     pub(super) fn widened(&self, margin: f64) -> Self {
         // The width of a range may be beyond the range of a double, whereas half of it is not.
-        let beyond = 2.0 * margin * (self.high / 2.0 - self.low / 2.0);
+        let half = margin * (self.high / 2.0 - self.low / 2.0);
         Self {
-            low: self.low - beyond,
-            high: self.high + beyond,
+            low: self.low - half - half,
+            high: self.high + half + half,
         }
     }
 }
@@ -64,6 +64,18 @@ pub struct Blind {
     pub below: bool,
     /// Far above all training readings.
     pub above: bool,
+}
+
+impl Blind {
+    /// The side in a word, if there is one.
+    pub fn side(&self) -> Option<&'static str> {
+        match (self.below, self.above) {
+            (true, true) => Some("outside"),
+            (true, false) => Some("below"),
+            (false, true) => Some("above"),
+            (false, false) => None,
+        }
+    }
 }
 
 /// A range of readings, its ends included; `None` where it has no end.

@@ -325,7 +325,12 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
 }
 
 impl IsolationForestValidParams {
-    fn rows_per_tree(&self, n_samples: u32) -> Result<u32, FitError> {
+    /// How many of `n_samples` rows each tree is grown from: scikit-learn's `max_samples_`.
+    ///
+    /// # Errors
+    ///
+    /// [`FitError::NoSamples`] for a share that draws no row.
+    pub fn rows_per_tree(&self, n_samples: u32) -> Result<u32, FitError> {
         let rows = n_samples as usize;
         let count = match self.max_samples() {
             MaxSamples::Auto => rows.min(256),

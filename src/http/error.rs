@@ -83,19 +83,19 @@ impl ApiError {
         )
     }
 
-    /// A refusal of the detector to judge what stands in `field`.
+    /// A refusal of the detector to judge a reading; `field` is where that stands, by its row.
     pub(super) fn cannot_judge<R: Reading>(
+        field: impl Fn(usize) -> String,
         reading: &R,
-        field: &str,
         error: &DetectorError,
     ) -> Self {
         match *error {
-            DetectorError::Overflow { feature, .. } => Self::unprocessable(format!(
+            DetectorError::Overflow { row, feature } => Self::unprocessable(format!(
                 "{} must be nearer to the training readings, got {:e}",
-                R::place(field, feature),
+                R::place(&field(row.unwrap_or(0)), feature),
                 reading.value(feature)
             )),
-            ref error => Self::unprocessable(format!("{field}: {error}")),
+            ref error => Self::unprocessable(format!("{}: {error}", field(0))),
         }
     }
 }
@@ -117,7 +117,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::Store(error) => {
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    format!("the store failed, and the model is as it was: {error}"),
+                    format!("the store failed, and what is served is as it was: {error}"),
                 );
             }
             ChangeError::NoModel(_) | ChangeError::NoVersion { .. } => StatusCode::NOT_FOUND,

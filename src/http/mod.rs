@@ -74,7 +74,7 @@ async fn predict(
     let served = registry.serving();
     // server.py knows numbers alone.
     if served.detector.forest().n_features() > 1 {
-        return models::answer(&served, &body);
+        return models::answer(served, &body).await;
     }
     let detector = &served.detector;
     judge(wire::numbers(&body)?, |&value| detector.judge(value))
@@ -92,11 +92,15 @@ async fn retrain(
         Some(model) if model.detector.forest().n_features() > 1 => {
             wire::training(&body, Some(model), &params)
         }
-        model => Ok(Training {
-            samples: wire::flat(&body)?,
-            feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
-            settings: model.map_or_else(Default::default, |model| model.settings.clone()),
-        }),
+        model => {
+            let training = Training {
+                samples: wire::flat(&body)?,
+                feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
+                settings: model.map_or_else(Default::default, |model| model.settings.clone()),
+            };
+            wire::check_size(&training.settings, &params, training.samples.nrows())?;
+            Ok(training)
+        }
     });
     let served = registry.retrain(&name, size, read).await?;
     let samples_used = served.detector.forest().n_samples();
@@ -108,26 +112,24 @@ fn judge<R: Reading>(
     question: Question<R>,
     judge: impl Fn(&R) -> Result<Judgement<R>, DetectorError>,
 ) -> Result<Response, ApiError> {
-    let judge = |reading: &R, field: &dyn Fn() -> String| {
-        judge(reading).map_err(|error| ApiError::cannot_judge(reading, &field(), &error))
-    };
-    let answer = match question {
+    match question {
         Question::One(reading) => {
-            let judgement = judge(&reading, &|| "value".to_owned())?;
-            wire::judgement(&reading, &judgement)
+            let judgement = judge(&reading);
+            let judgement = judgement.map_err(|error| {
+                ApiError::cannot_judge(|_| "value".to_owned(), &reading, &error)
+            })?;
+            Ok(([JSON], wire::judgement(&reading, &judgement)).into_response())
         }
         Question::Many(readings) => {
-            let readings = readings.into_iter().enumerate();
-            let judged: Result<Vec<_>, ApiError> = readings
-                .map(|(i, reading)| {
-                    let judgement = judge(&reading, &|| format!("values[{i}]"))?;
-                    Ok((reading, judgement))
+            let judged = readings.iter().enumerate().map(|(i, reading)| {
+                judge(reading).map_err(|error| {
+                    ApiError::cannot_judge(|_| format!("values[{i}]"), reading, &error)
                 })
-                .collect();
-            wire::judgements(&judged?)
+            });
+            let judged: Vec<_> = judged.collect::<Result<_, _>>()?;
+            Ok(([JSON], wire::judgements(&readings, &judged)).into_response())
         }
-    };
-    Ok(([JSON], answer).into_response())
+    }
 }
 
 /// A route as Flask makes it from `methods=["POST"]`.
@@ -160,8 +162,10 @@ async fn spelt_otherwise(plain: Router, mut request: Request) -> Response {
     let path = request.uri().path();
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     let spelt_plainly = format!("/{}", decoded.trim_start_matches('/'));
+    // Decoded, these would end the path.
+    let is_path = !spelt_plainly.contains(['?', '#']);
     match spelt_plainly.parse::<Uri>() {
-        Ok(uri) if spelt_plainly != path => {
+        Ok(uri) if is_path && spelt_plainly != path => {
             *request.uri_mut() = uri;
             match plain.oneshot(request).await {
                 Ok(response) => response,

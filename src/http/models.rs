@@ -4,16 +4,22 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use ndarray::ArrayView2;
 
-use super::body::{Json, JsonBody, MaybeJsonBody};
+use super::body::{JSON, Json, JsonBody, MaybeJsonBody};
 use super::error::ApiError;
 use super::wire::{
-    self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions,
+    self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Question,
 };
 use super::{MAX_PREDICT_BODY, MAX_RETRAIN_BODY, judge};
+use crate::detector::{Detector, DetectorError};
 use crate::registry::{ChangeError, Registry, Served};
 use crate::store::ModelName;
+
+/// So many walks down a tree may other requests wait for: some milliseconds. More are made beside
+/// them.
+const MOST_WALKS: usize = 100_000;
 
 /// The name of a model in a path.
 pub(super) struct Name(ModelName);
@@ -71,19 +77,44 @@ pub(super) async fn predict(
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
-    answer(&*find(&registry, &name)?, &body)
+    answer(find(&registry, &name)?, &body).await
 }
 
 /// The answer of a model of any number of features.
-pub(super) fn answer(served: &Served, body: &[u8]) -> Result<Response, ApiError> {
+pub(super) async fn answer(served: Arc<Served>, body: &[u8]) -> Result<Response, ApiError> {
     let detector = &served.detector;
     let features = detector.forest().n_features();
-    let question = wire::rows(body, features, &served.feature_names)?;
-    if features == 1 {
-        judge(question.map(|row| row[0]), |&value| detector.judge(value))
-    } else {
-        judge(question, |row| detector.judge_row(row))
+    match wire::rows(body, features, &served.feature_names)? {
+        question if features == 1 => {
+            judge(question.map(|row| row[0]), |&value| detector.judge(value))
+        }
+        question @ Question::One(_) => judge(question, |row| detector.judge_row(row)),
+        Question::Many(rows) => {
+            let walks = rows.len() * detector.forest().hyperparams().n_estimators();
+            if walks <= MOST_WALKS {
+                return judge_rows(&served.detector, &rows);
+            }
+            let judged =
+                tokio::task::spawn_blocking(move || judge_rows(&served.detector, &rows)).await;
+            judged.map_err(|error| ApiError::internal(&error.to_string()))?
+        }
     }
+}
+
+fn judge_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiError> {
+    let features = detector.forest().n_features();
+    let values = rows.concat();
+    let view = ArrayView2::from_shape((rows.len(), features), &values);
+    let view = view.map_err(|error| ApiError::internal(&error.to_string()))?;
+    let judged = detector.judge_rows(view).map_err(|error| {
+        let row = match error {
+            DetectorError::Overflow { row, .. } => row.unwrap_or(0),
+            _ => 0,
+        };
+        let place = |row: usize| format!("values[{row}]");
+        ApiError::cannot_judge(place, &rows[row], &error)
+    })?;
+    Ok(([JSON], wire::judgements(rows, &judged)).into_response())
 }
 
 pub(super) async fn retrain(

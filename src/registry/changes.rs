@@ -17,12 +17,8 @@ impl Shared {
         name: &ModelName,
         read: impl FnOnce(Option<&Served>) -> Result<Training, E> + Send + 'static,
     ) -> Result<Arc<Served>, E> {
-        let mut current = self.models.get(name);
-        if current.is_none() && self.store.is_shared() {
-            // Another server may just have made it.
-            self.refresh(name).await.map_err(ChangeError::from)?;
-            current = self.models.get(name);
-        }
+        self.look(name).await?;
+        let current = self.models.get(name);
         let options = self.options.clone();
         let version = current.as_deref().and_then(Served::version_number);
         let model = name.clone();
@@ -42,6 +38,7 @@ impl Shared {
         name: &ModelName,
         wanted: Option<u64>,
     ) -> Result<Arc<Served>, ChangeError> {
+        self.look(name).await?;
         let served = self.models.get(name);
         let served = served.ok_or_else(|| ChangeError::NoModel(name.clone()))?;
         let versions = self.store.versions(name).await?;
@@ -98,9 +95,17 @@ impl Shared {
         Ok(())
     }
 
+    /// What other servers changed last counts for a change that builds on it.
+    async fn look(&self, name: &ModelName) -> Result<(), ChangeError> {
+        if self.store.is_shared() {
+            self.refresh(name).await?;
+        }
+        Ok(())
+    }
+
     /// What can be done after a change was answered: tells other servers, and removes versions that
     /// are too old.
-    pub(super) async fn tidy(&self, name: &ModelName) {
+    pub(super) async fn tidy(&self, name: &ModelName, prune: bool) {
         let announced = async {
             if self.store.is_shared() {
                 self.announce().await?;
@@ -108,6 +113,9 @@ impl Shared {
             Ok::<_, StoreError>(())
         };
         let removed = async {
+            if !prune {
+                return Ok(());
+            }
             let versions = self.store.versions(name).await?;
             let too_many = versions.len().saturating_sub(self.options.keep_versions);
             self.store.remove(name, &versions[..too_many]).await
@@ -129,7 +137,11 @@ impl Shared {
         record: Record,
         bytes: &[u8],
     ) -> Result<Arc<Served>, ChangeError> {
-        let version = store_next(&self.store, name, newest, bytes).await?;
+        let version = store_next(&self.store, name, newest, bytes).await;
+        if let Err(error) = &version {
+            tracing::error!(model = %name, "not stored: {error}");
+        }
+        let version = version?;
         let number = version.number;
         let served = Arc::new(Served::new(record, Some(version), &self.options));
         self.models.set(name, Arc::clone(&served));

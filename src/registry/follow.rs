@@ -1,12 +1,12 @@
 //! What is stored becomes what is served: all of it at the start, and then what other servers
 //! change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::changes::{fit, store_next};
@@ -93,7 +93,7 @@ pub(super) async fn open(
         unannounced: AtomicBool::new(true),
     };
     if changed {
-        shared.tidy(&name).await;
+        shared.tidy(&name, true).await;
     }
     Ok((shared, seen))
 }
@@ -101,21 +101,32 @@ pub(super) async fn open(
 async fn load_all(
     store: &Store,
     options: &Options,
-) -> Result<HashMap<ModelName, Arc<Served>>, StoreError> {
+) -> Result<HashMap<ModelName, Arc<Served>>, SetupError> {
     let start = Instant::now();
     let listed = store.list().await?;
     let count = listed.len();
     let mut models = HashMap::with_capacity(count);
     let mut loading = stream::iter(listed)
         .map(|(name, versions)| async move {
-            // One file that a disk cannot read must not keep the others from being served.
-            let loaded = load(store, options, &name, &versions, store.is_folder()).await?;
-            Ok::<_, StoreError>(loaded.map(|model| (name, Arc::new(model))))
+            let loaded = load(store, options, &name, &versions).await;
+            (name, loaded)
         })
         .buffer_unordered(AT_ONCE);
     let (mut done, mut told) = (0, start);
-    while let Some(loaded) = loading.try_next().await? {
-        models.extend(loaded);
+    while let Some((name, loaded)) = loading.next().await {
+        match (loaded.model, loaded.unread) {
+            // A network may be back in a moment, and the models with it. A disk may not, and then
+            // one bad file must not keep the others from being served.
+            (_, Some(error)) if !store.is_folder() => return Err(error.into()),
+            (Some(model), _) => drop(models.insert(name, Arc::new(model))),
+            // What /predict says must not be a synthetic model's only because a disk fails.
+            (None, unread) if name.is_default() && (unread.is_some() || loaded.newer) => {
+                return Err(SetupError::DefaultUnreadable);
+            }
+            (None, _) => {
+                tracing::error!(model = %name, "none of its stored versions can be served")
+            }
+        }
         done += 1;
         if told.elapsed() > PROGRESS {
             told = Instant::now();
@@ -132,27 +143,40 @@ async fn load_all(
     Ok(models)
 }
 
-/// The newest version of a model that can be served. Damaged ones are set aside; those that cannot
-/// be read are passed over, or else are an error.
-async fn load(
-    store: &Store,
-    options: &Options,
-    name: &ModelName,
-    versions: &[Version],
-    pass_over: bool,
-) -> Result<Option<Served>, StoreError> {
+/// What was found of a model.
+struct Loaded {
+    /// The newest version that can be served.
+    model: Option<Served>,
+    /// Why a newer one could not be read.
+    unread: Option<StoreError>,
+    /// Whether a newer one is of a format that this program does not know yet.
+    newer: bool,
+}
+
+/// Reads the newest of versions that are in ascending order. Damaged ones are set aside; those that
+/// cannot be read are passed over.
+async fn load(store: &Store, options: &Options, name: &ModelName, versions: &[Version]) -> Loaded {
+    let mut loaded = Loaded {
+        model: None,
+        unread: None,
+        newer: false,
+    };
     for version in versions.iter().rev() {
         let object = store.describe(name, version.number);
         match store.read(name, version.number).await {
-            Ok(record) => return Ok(Some(Served::new(record, Some(version.clone()), options))),
+            Ok(record) => {
+                loaded.model = Some(Served::new(record, Some(version.clone()), options));
+                return loaded;
+            }
             // Too old by now, and removed by another server.
             Err(ReadError::Missing) => {}
-            Err(ReadError::Store(error)) if pass_over => {
+            Err(ReadError::Store(error)) => {
                 tracing::error!(model = %name, "{object} cannot be read: {error}");
+                loaded.unread = Some(error);
             }
-            Err(ReadError::Store(error)) => return Err(error),
             Err(ReadError::Format(problem @ FormatError::Newer(_))) => {
                 tracing::warn!(model = %name, "{object} is passed over: {problem}");
+                loaded.newer = true;
             }
             Err(ReadError::Format(problem)) => {
                 let aside = match store.set_aside(name, version.number).await {
@@ -163,22 +187,21 @@ async fn load(
             }
         }
     }
-    if !versions.is_empty() {
-        tracing::error!(model = %name, "none of its stored versions can be served");
-    }
-    Ok(None)
+    loaded
 }
 
 impl Shared {
     /// Asks the store at each interval what other servers changed.
     pub(super) async fn follow(self: Arc<Self>, interval: Duration, mut seen: Option<String>) {
         let (mut failing, mut silent) = (false, false);
+        // Models that could not be looked at when they should have been.
+        let mut behind = BTreeSet::new();
         for round in 1u32.. {
             tokio::time::sleep(interval).await;
             let followed = async {
                 let changed = self.store.changed_since(seen.as_deref()).await?;
                 if changed.is_some() || round % UNTOLD == 0 {
-                    self.refresh_all().await?;
+                    behind.extend(self.changed_models().await?);
                 }
                 Ok::<_, StoreError>(changed)
             };
@@ -201,6 +224,7 @@ impl Shared {
                     continue;
                 }
             }
+            behind = self.catch_up(behind).await;
             // By itself, since a store that may only be read, or is full, can be followed as well.
             if self.unannounced.swap(false, Ordering::Relaxed) {
                 let announced = self.announce().await;
@@ -221,61 +245,66 @@ impl Shared {
         announced
     }
 
-    async fn refresh_all(&self) -> Result<(), StoreError> {
-        let listed = self.store.list().await?;
-        let mut newest: BTreeMap<ModelName, Option<&Version>> = listed
-            .iter()
-            .map(|(name, versions)| (name.clone(), versions.last()))
-            .collect();
+    /// The models of which something else is stored than served.
+    async fn changed_models(&self) -> Result<BTreeSet<ModelName>, StoreError> {
+        let mut stored = self.store.list().await?;
+        let mut changed = BTreeSet::new();
         for (name, model) in self.models.all() {
-            let served = model.version.as_ref();
-            let is_served = match newest.get(&name) {
-                Some(Some(newest)) => served.is_some_and(|served| served.is(newest)),
-                _ => served.is_none(),
+            let stored = stored.remove(&name);
+            let newest = stored.as_ref().and_then(|versions| versions.last());
+            let is_served = match (&model.version, newest) {
+                (Some(served), Some(newest)) => served.is(newest),
+                (served, newest) => served.is_none() && newest.is_none(),
             };
-            if is_served {
-                newest.remove(&name);
-            } else {
-                newest.entry(name).or_default();
+            if !is_served {
+                changed.insert(name);
             }
         }
-        // The list may be outdated by now, for a model whose turn it just was: so each of those
-        // that differ is looked at again in its turn.
-        stream::iter(newest.into_keys().map(Ok))
-            .try_for_each_concurrent(AT_ONCE, |name| async move {
-                let Some(place) = self.turns.enter(&name, usize::MAX) else {
-                    return Ok(());
-                };
-                let _turn = place.turn().await;
-                self.refresh(&name).await
-            })
-            .await
+        changed.extend(stored.into_keys());
+        Ok(changed)
     }
 
-    /// Serves what is stored of a model, in its turn.
+    /// Looks at models; returns those for which it has to be done again, since they are being
+    /// changed here, or the store did not answer.
+    async fn catch_up(&self, models: BTreeSet<ModelName>) -> BTreeSet<ModelName> {
+        let still_behind = stream::iter(models)
+            .map(|name| async move {
+                let place = self.turns.enter(&name, usize::MAX)?;
+                let turn = place.turn_now();
+                let done = match &turn {
+                    // What was listed may be outdated; what is listed now, in its turn, is not.
+                    Some(_) => self.refresh(&name).await.is_ok(),
+                    None => false,
+                };
+                (!done).then_some(name)
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(async |name| name);
+        still_behind.collect().await
+    }
+
+    /// Serves what is stored of a model, in its turn. What cannot be read leaves it as it is.
     pub(super) async fn refresh(&self, name: &ModelName) -> Result<(), StoreError> {
         let versions = self.store.versions(name).await?;
         let served = self.models.get(name);
         let served = served.as_ref().and_then(|model| model.version.as_ref());
-        let is_served = |version: Option<&Version>| {
-            served
-                .zip(version)
-                .is_some_and(|(served, version)| served.is(version))
-        };
         if versions.is_empty() {
-            if served.is_some() {
+            if served.is_some() && !name.is_default() {
                 self.models.remove(name);
                 tracing::info!(model = %name, "deleted by another server");
             }
             return Ok(());
         }
-        if is_served(versions.last()) {
-            return Ok(());
+        // Only what came after the one that is served, if that is still there.
+        let position = |served: &Version| versions.iter().position(|version| version.is(served));
+        let newer = served.and_then(position).map_or(0, |at| at + 1);
+        let loaded = load(&self.store, &self.options, name, &versions[newer..]).await;
+        if let Some(error) = loaded.unread.filter(|_| !self.store.is_folder()) {
+            return Err(error);
         }
-        let loaded = load(&self.store, &self.options, name, &versions, false).await?;
-        if let Some(loaded) = loaded.filter(|loaded| !is_served(loaded.version.as_ref())) {
-            let version = loaded.version_number();
-            self.models.set(name, Arc::new(loaded));
+        if let Some(model) = loaded.model {
+            let version = model.version_number();
+            self.models.set(name, Arc::new(model));
             tracing::info!(model = %name, version, "now served as another server stored it");
         }
         Ok(())

@@ -18,7 +18,7 @@ mod turns;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ndarray::Array2;
 use thiserror::Error;
@@ -115,6 +115,12 @@ pub enum SetupError {
     /// What is stored could not be read.
     #[error("the store cannot be used: {0}")]
     Store(#[from] StoreError),
+    /// The default model is stored, but not to be read.
+    #[error(
+        "the stored model default cannot be read, as said above; make its file readable, or delete \
+         it, or train it anew with --train FILE"
+    )]
+    DefaultUnreadable,
     /// The first model was refused, or could not be stored.
     #[error("the model default could not be made: {0}")]
     First(#[from] ChangeError),
@@ -254,7 +260,7 @@ impl Registry {
         let waiting = Arc::clone(&self.shared.waiting_kib);
         let waiting = waiting.try_acquire_many_owned(kib);
         let waiting = waiting.map_err(|_| ChangeError::Busy)?;
-        self.change(name, |shared, name| async move {
+        self.change(name, true, |shared, name| async move {
             let retrained = shared.retrain(&name, read).await;
             drop(waiting);
             retrained
@@ -273,7 +279,7 @@ impl Registry {
         name: &ModelName,
         version: Option<u64>,
     ) -> Result<Arc<Served>, ChangeError> {
-        self.change(name, move |shared, name| async move {
+        self.change(name, false, move |shared, name| async move {
             shared.rollback(&name, version).await
         })
         .await
@@ -285,10 +291,9 @@ impl Registry {
     ///
     /// [`ChangeError`]; the model is then served as before.
     pub async fn delete(&self, name: &ModelName) -> Result<(), ChangeError> {
-        self.change(
-            name,
-            |shared, name| async move { shared.delete(&name).await },
-        )
+        self.change(name, false, |shared, name| async move {
+            shared.delete(&name).await
+        })
         .await
     }
 
@@ -307,10 +312,20 @@ impl Registry {
         Ok(versions.iter().map(|version| version.number).collect())
     }
 
-    /// Makes a change on the background thread once it is its turn.
+    /// Waits until nothing is being changed any more, and other servers are told of all that was.
+    pub fn finish(&self, patience: Duration) {
+        let start = Instant::now();
+        while !self.shared.turns.is_empty() && start.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Makes a change on the background thread once it is its turn. Those that bring new readings
+    /// prune: the versions that are too old are removed then.
     async fn change<T, E, F>(
         &self,
         name: &ModelName,
+        prune: bool,
         change: impl FnOnce(Arc<Shared>, ModelName) -> F,
     ) -> Result<T, E>
     where
@@ -333,7 +348,7 @@ impl Registry {
             // Nobody to tell: the caller has gone.
             let _ = tell.send(changed);
             if is_changed {
-                shared.tidy(&name).await;
+                shared.tidy(&name, prune).await;
             }
         });
         told.await.map_err(|_| ChangeError::Interrupted)?

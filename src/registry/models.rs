@@ -12,6 +12,9 @@ use super::Options;
 use crate::detector::{Detector, OutOfRange};
 use crate::store::{ModelName, ModelSettings, Record, Version};
 
+/// The end of the year 9999, in milliseconds since 1970: later times have no text.
+const LATEST: u64 = 253_402_300_799_999;
+
 /// A model as it is served.
 #[derive(Debug)]
 pub struct Served {
@@ -54,7 +57,7 @@ impl Served {
             settings,
             out_of_range,
             out_of_range_margin: margin,
-            trained_at: UNIX_EPOCH + Duration::from_millis(trained_at),
+            trained_at: UNIX_EPOCH + Duration::from_millis(trained_at.min(LATEST)),
             version,
             restored_from,
         }
@@ -67,25 +70,40 @@ impl Served {
 
     /// What an operator should know before trusting it.
     pub fn warnings(&self) -> Vec<String> {
-        let everything = |low: Option<f64>, high: Option<f64>| low.is_none() && high.is_none();
         let ranges = self.detector.normal_ranges().unwrap_or_default();
-        if ranges.iter().any(|range| everything(range.low, range.high)) {
+        if ranges
+            .iter()
+            .any(|range| range.low.is_none() && range.high.is_none())
+        {
             return vec![format!(
                 "this model can never alarm: it calls every reading normal, because {TOO_ALIKE}"
             )];
         }
-        let blind = self.detector.blind_sides();
-        let side = match (blind.below, blind.above) {
-            (true, true) => "outside",
-            (true, false) => "below",
-            (false, true) => "above",
-            (false, false) => return Vec::new(),
-        };
-        vec![format!(
-            "this model calls every reading {side} the training range normal, because {TOO_ALIKE}"
-        )]
+        if let Some(side) = self.detector.blind_sides().side() {
+            return vec![format!(
+                "this model calls every reading {side} the training range normal, because \
+                 {TOO_ALIKE}"
+            )];
+        }
+        let blind = self.detector.blind_features().into_iter().enumerate();
+        blind
+            .filter_map(|(feature, blind)| {
+                let side = blind.side()?;
+                let name = self.feature_names.get(feature);
+                let name = name.map_or_else(|| format!("[{feature}]"), String::clone);
+                Some(format!(
+                    "however far its feature {name} alone is {side} the training range, this model \
+                     calls a reading normal while the others are at their mean; to have it alarm, \
+                     set out_of_range to \"anomaly\""
+                ))
+            })
+            .take(MOST_WARNINGS)
+            .collect()
     }
 }
+
+/// Warnings of the same kind tell nothing more.
+const MOST_WARNINGS: usize = 8;
 
 const TOO_ALIKE: &str = "the training readings are too few or too much alike there; train it on \
                          more, or more varied, readings, or set out_of_range to \"anomaly\"";

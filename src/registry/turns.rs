@@ -43,6 +43,11 @@ impl Turns {
         })
     }
 
+    /// Whether nothing is being changed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues().is_empty()
+    }
+
     fn queues(&self) -> MutexGuard<'_, HashMap<ModelName, Queue>> {
         // Counts are changed in one step, so a poisoned lock holds good ones.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -54,6 +59,11 @@ impl Place {
     /// in which this is first polled.
     pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.turn).lock_owned().await
+    }
+
+    /// The turn, if nobody else has it.
+    pub(super) fn turn_now(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.turn).try_lock_owned().ok()
     }
 }
 

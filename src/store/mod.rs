@@ -16,8 +16,8 @@
 //!
 //! The greatest version is the one served. A version is written only if there is none of its number
 //! (`If-None-Match: *`, or a hard link in a folder), so of two servers that write the same one, one
-//! is told and takes the next. In the name of a folder, `=` and a small letter stand for a capital,
-//! and `=0` for a dot at either end.
+//! is told and takes the next. Folders are named in small letters; where a name has capitals, `=` and
+//! a number in hexadecimal follow, whose bits tell which letters they are.
 //!
 //! # The format of a version
 //!
@@ -247,7 +247,8 @@ impl Store {
     ///
     /// [`ReadError`] where there is none, or none that is whole.
     pub async fn read(&self, name: &ModelName, version: u64) -> Result<Record, ReadError> {
-        let object = match self.objects.get(&path(MODELS, name, version)).await {
+        let path = path(MODELS, name, version);
+        let object = match self.objects.get(&path).await {
             Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
             object => object.map_err(StoreError::new)?,
         };
@@ -261,8 +262,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store is full, or does not answer. In the second case the version
-    /// may have been written all the same.
+    /// [`StoreError`] where the store is full, or does not answer. If it answers neither to this
+    /// nor to the question what became of it, the version may have been written all the same.
     pub async fn write(
         &self,
         name: &ModelName,
@@ -272,13 +273,23 @@ impl Store {
         self.check_place()?;
         let path = path(MODELS, name, version);
         let options = PutOptions::from(PutMode::Create);
-        let bytes = bytes.to_vec().into();
-        match self.objects.put_opts(&path, bytes, options).await {
-            Ok(put) => Ok(Written::Stored(Version::new(version, put.e_tag))),
+        let payload = bytes.to_vec().into();
+        let error = match self.objects.put_opts(&path, payload, options).await {
+            Ok(put) => return Ok(Written::Stored(Version::new(version, put.e_tag))),
             Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
-                Ok(Written::Taken)
+                return Ok(Written::Taken);
             }
-            Err(error) => Err(error.into()),
+            Err(error) => StoreError::new(error),
+        };
+        // The answer may have been lost, and not the version.
+        let Ok(object) = self.objects.get(&path).await else {
+            return Err(error);
+        };
+        let e_tag = object.meta.e_tag.clone();
+        match object.bytes().await {
+            Ok(there) if there == bytes => Ok(Written::Stored(Version::new(version, e_tag))),
+            Ok(_) => Ok(Written::Taken),
+            Err(_) => Err(error),
         }
     }
 
@@ -299,7 +310,17 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.sync_folder(name)
+        match self.folder.as_ref().map(|folder| folder.join(MODELS)) {
+            Some(models) => {
+                let folder = models.join(name.folder());
+                let synced = tokio::task::spawn_blocking(move || sync_removal(&models, &folder));
+                synced
+                    .await
+                    .map_err(StoreError::new)?
+                    .map_err(StoreError::new)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Moves a damaged version out of the way; returns where it is now.
@@ -383,26 +404,6 @@ impl Store {
         ))
     }
 
-    /// Makes the removal of files last, and removes the folder once it is empty.
-    fn sync_folder(&self, name: &ModelName) -> Result<(), StoreError> {
-        let Some(folder) = &self.folder else {
-            return Ok(());
-        };
-        let models = folder.join(MODELS);
-        let folder = models.join(name.folder());
-        let changed = if std::fs::remove_dir(&folder).is_ok() {
-            models
-        } else {
-            folder
-        };
-        // Only Unix can sync a folder.
-        if cfg!(unix) && changed.is_dir() {
-            let synced = std::fs::File::open(changed).and_then(|folder| folder.sync_all());
-            synced.map_err(StoreError::new)?;
-        }
-        Ok(())
-    }
-
     /// Removes from a folder what a process that was killed did not finish writing. The object
     /// store writes to `FILE#NUMBER` first, and never takes such a file for an object.
     fn remove_abandoned(&self) {
@@ -421,6 +422,15 @@ impl Store {
             }
         }
     }
+}
+
+/// Makes the removal of a model's files last, and removes its folder once that is empty.
+fn sync_removal(models: &std::path::Path, folder: &std::path::Path) -> std::io::Result<()> {
+    let changed = match std::fs::remove_dir(folder) {
+        Ok(()) => models,
+        Err(_) => folder,
+    };
+    open::sync_folder(changed)
 }
 
 fn path(kind: &str, name: &ModelName, version: u64) -> Path {

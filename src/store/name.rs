@@ -12,14 +12,15 @@ use crate::text;
 const LONGEST: usize = 128;
 
 /// The name of a model, as the levels of MQTT topics suggest them: 1 to 128 letters and digits of
-/// ASCII, dots, underscores and hyphens.
+/// ASCII, dots, underscores and hyphens; not `.` or `..`, which web clients take out of paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName(Arc<str>);
 
 /// A text that names no model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "a model's name must be 1 to {LONGEST} of A-Z, a-z, 0-9, '.', '_' and '-', got {:?}",
+    "a model's name must be 1 to {LONGEST} of A-Z, a-z, 0-9, '.', '_' and '-', and not '.' or '..', \
+     got {:?}",
     text::shorten(.0)
 )]
 pub struct NameError(String);
@@ -43,36 +44,31 @@ impl ModelName {
         &self.0
     }
 
-    /// The name of its folder. File systems may take capitals for small letters, drop a dot at
-    /// the end, and mean another folder by dots alone; so a capital is written as `=` and its small
-    /// letter, and a dot at either end as `=0`.
+    /// The name of its folder. File systems may take capitals for small letters, and drop a dot at
+    /// the end; so such names are written in small letters, and which were capitals follows as bits.
     pub(super) fn folder(&self) -> String {
-        let last = self.0.len() - 1;
-        let mut folder = String::with_capacity(self.0.len());
-        for (i, c) in self.0.char_indices() {
-            match c {
-                'A'..='Z' => folder.extend(['=', c.to_ascii_lowercase()]),
-                '.' if i == 0 || i == last => folder.push_str("=0"),
-                c => folder.push(c),
-            }
+        let capitals = self.0.bytes().rev().fold(0u128, |bits, byte| {
+            (bits << 1) | u128::from(byte.is_ascii_uppercase())
+        });
+        if capitals == 0 && !self.0.ends_with('.') {
+            return self.0.to_string();
         }
-        folder
+        format!("{}={capitals:x}", self.0.to_ascii_lowercase())
     }
 
     /// The name whose folder it is.
     pub(super) fn from_folder(folder: &str) -> Option<Self> {
-        let mut name = String::with_capacity(folder.len());
-        let mut chars = folder.chars();
-        while let Some(c) = chars.next() {
-            name.push(match c {
-                '=' => match chars.next()? {
-                    '0' => '.',
-                    c => c.to_ascii_uppercase(),
-                },
-                c => c,
-            });
-        }
-        let name: Self = name.parse().ok()?;
+        let (small, capitals) = folder.split_once('=').unwrap_or((folder, "0"));
+        let capitals = u128::from_str_radix(capitals, 16).ok()?;
+        let letters = small.chars().enumerate().map(|(i, c)| {
+            let is_capital = i < LONGEST && (capitals >> i) & 1 == 1;
+            if is_capital {
+                c.to_ascii_uppercase()
+            } else {
+                c
+            }
+        });
+        let name: Self = letters.collect::<String>().parse().ok()?;
         // A folder that somebody else made may be spelt otherwise.
         (name.folder() == folder).then_some(name)
     }
@@ -83,7 +79,9 @@ impl FromStr for ModelName {
 
     fn from_str(name: &str) -> Result<Self, NameError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if (1..=LONGEST).contains(&name.len()) && name.chars().all(allowed) {
+        let leads_elsewhere = matches!(name, "." | "..");
+        let length = (1..=LONGEST).contains(&name.len());
+        if length && name.chars().all(allowed) && !leads_elsewhere {
             Ok(Self(name.into()))
         } else {
             Err(NameError(name.to_owned()))
@@ -105,7 +103,21 @@ mod tests {
     #[test]
     fn folders_are_told_apart_without_case_and_lead_back_to_the_name() {
         let names = [
-            "motor", "Motor", "MOTOR", "m.1", ".", "..", "...", ".a", "a.", "-", "_", "0", "A0",
+            "motor",
+            "Motor",
+            "MOTOR",
+            "mOTOR",
+            "m.1",
+            "...",
+            ".a",
+            ".A",
+            "a.",
+            "-",
+            "_",
+            "0",
+            "A0",
+            &"X".repeat(128),
+            &"x".repeat(128),
         ];
         let mut folders = Vec::new();
         for name in names {
@@ -121,7 +133,20 @@ mod tests {
         folders.sort();
         folders.dedup();
         assert_eq!(folders.len(), names.len());
-        for folder in ["", "Motor", "=", "=-", "a b", ".", "=00=", "=1"] {
+        for folder in [
+            "",
+            "Motor",
+            "=",
+            "=1",
+            "a b",
+            ".",
+            "..",
+            "..=0",
+            "motor=0",
+            "motor=01",
+            "motor=1=1",
+            "m=2",
+        ] {
             assert_eq!(ModelName::from_folder(folder), None, "{folder:?}");
         }
     }
@@ -133,7 +158,9 @@ mod tests {
             assert!(good.parse::<ModelName>().is_ok(), "{good}");
         }
         let too_long = "x".repeat(129);
-        for bad in ["", " ", "a/b", "a b", "ä", "a\0", "a=b", "%2e", &too_long] {
+        for bad in [
+            "", " ", ".", "..", "a/b", "a b", "ä", "a\0", "a=b", "%2e", &too_long,
+        ] {
             let error = bad
                 .parse::<ModelName>()
                 .expect_err("a bad name")

@@ -1,5 +1,6 @@
 //! From what `--store` says to an object store.
 
+use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +18,12 @@ use url::Url;
 use super::StoreError;
 
 /// Who asks for a retrain waits for the store, so it must not take minutes to give up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long one request may take.
-const REQUEST: &str = "8 seconds";
+/// How long one request may take, where the environment does not say.
+const REQUEST: &str = "20 seconds";
 
-/// How long a connection may take to come about.
+/// How long a connection may take to come about, where the environment does not say.
 const CONNECT: &str = "3 seconds";
 
 /// What a store is.
@@ -37,7 +38,13 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
     if location.trim_end_matches('/') == "memory:" {
         return Ok(Opened::Memory);
     }
-    if !location.contains("://") {
+    // A scheme of one letter is a drive.
+    let scheme = location.split_once(':').map_or("", |(scheme, _)| scheme);
+    let is_url = scheme.len() > 1
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '+');
+    if !is_url {
         return open_folder(FilePath::new(location));
     }
     let url = Url::parse(location).map_err(StoreError::new)?;
@@ -57,15 +64,19 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
     };
     // The builders have no trait in common.
     macro_rules! build {
-        ($builder:ty, $key:ty) => {
-            <$builder>::from_env()
-                .with_url(location)
-                .with_retry(retry)
-                .with_config(<$key>::Client(ClientConfigKey::Timeout), REQUEST)
-                .with_config(<$key>::Client(ClientConfigKey::ConnectTimeout), CONNECT)
-                .build()
-                .map(|store| under(prefix, store))
-        };
+        ($builder:ty, $key:ty) => {{
+            let mut builder = <$builder>::from_env().with_url(location).with_retry(retry);
+            for (key, value) in [
+                (ClientConfigKey::Timeout, REQUEST),
+                (ClientConfigKey::ConnectTimeout, CONNECT),
+            ] {
+                let key = <$key>::Client(key);
+                if builder.get_config_value(&key).is_none() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            builder.build().map(|store| under(prefix, store))
+        }};
     }
     let objects = match scheme {
         ObjectStoreScheme::AmazonS3 => build!(AmazonS3Builder, AmazonS3ConfigKey),
@@ -91,8 +102,32 @@ fn under(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
 }
 
 fn open_folder(path: &FilePath) -> Result<Opened, StoreError> {
-    std::fs::create_dir_all(path).map_err(StoreError::new)?;
+    make_folder(path).map_err(StoreError::new)?;
     let path = path.canonicalize().map_err(StoreError::new)?;
     let objects = LocalFileSystem::new_with_prefix(&path).map_err(StoreError::new)?;
     Ok(Opened::Folder(path, Arc::new(objects.with_fsync(true))))
+}
+
+/// Makes a folder and those above it, so that they are there after a power cut too.
+fn make_folder(path: &FilePath) -> io::Result<()> {
+    let missing = path.ancestors().take_while(|path| !path.exists());
+    let missing: Vec<_> = missing
+        .filter(|path| !path.as_os_str().is_empty())
+        .collect();
+    std::fs::create_dir_all(path)?;
+    for folder in missing {
+        match folder.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent)?,
+            _ => sync_folder(FilePath::new("."))?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes what was made or removed in a folder last. Only Unix can.
+pub(super) fn sync_folder(folder: &FilePath) -> io::Result<()> {
+    if cfg!(unix) {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ mod preorder;
 mod sorted;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::FitError;
 use super::random::{RowSampler, streams};
@@ -27,8 +27,8 @@ const FEATURE_THRESHOLD: f32 = 1e-7;
 
 /// All trees of a forest, one behind the other, each in depth-first order: the left child of node
 /// `i` is `i + 1`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(into = "preorder::Preorder", try_from = "preorder::Preorder")]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(try_from = "preorder::Preorder")]
 pub(super) struct Trees {
     /// Where each tree ends.
     ends: Vec<u32>,
@@ -70,6 +70,12 @@ impl<'a> Tree<'a> {
     /// How many of the tree's rows reached each node.
     pub fn n_node_samples(&self) -> &'a [u32] {
         self.n_node_samples
+    }
+}
+
+impl Serialize for Trees {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        preorder::Preorder::from(self).serialize(serializer)
     }
 }
 

@@ -16,8 +16,8 @@ pub(super) struct Preorder {
     leaf_rows: Vec<u32>,
 }
 
-impl From<Trees> for Preorder {
-    fn from(trees: Trees) -> Self {
+impl From<&Trees> for Preorder {
+    fn from(trees: &Trees) -> Self {
         let mut preorder = Self {
             split: Vec::with_capacity(trees.node_count()),
             threshold: Vec::new(),

@@ -64,10 +64,10 @@ pub(in crate::http) fn judgement<R: Reading>(reading: &R, judgement: &Judgement<
 }
 
 /// The answer to many readings.
-pub(in crate::http) fn judgements<R: Reading>(judged: &[(R, Judgement<R>)]) -> Vec<u8> {
+pub(in crate::http) fn judgements<R: Reading>(readings: &[R], judged: &[Judgement<R>]) -> Vec<u8> {
     let mut body = String::with_capacity(20 + 160 * judged.len());
     body.push_str("{\"predictions\":[");
-    for (i, (reading, judgement)) in judged.iter().enumerate() {
+    for (i, (reading, judgement)) in readings.iter().zip(judged).enumerate() {
         if i > 0 {
             body.push(',');
         }

@@ -2,6 +2,7 @@
 //! counts and an error can show what was sent.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -64,7 +65,7 @@ pub(super) fn fields_of<'a>(
     raw: &'a RawValue,
     names: &[String],
 ) -> Option<Vec<Option<&'a RawValue>>> {
-    struct Named<'n>(&'n [String]);
+    struct Named<'n>(HashMap<&'n str, usize>);
 
     impl<'de> Visitor<'de> for Named<'_> {
         type Value = Vec<Option<&'de RawValue>>;
@@ -76,8 +77,8 @@ pub(super) fn fields_of<'a>(
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut found = vec![None; self.0.len()];
             while let Some(key) = map.next_key::<&RawValue>()? {
-                match self.0.iter().position(|name| is_name(key.get(), name)) {
-                    Some(field) => found[field] = Some(map.next_value()?),
+                match name_of(key).and_then(|name| self.0.get(&*name)) {
+                    Some(&field) => found[field] = Some(map.next_value()?),
                     None => drop(map.next_value::<IgnoredAny>()?),
                 }
             }
@@ -85,6 +86,8 @@ pub(super) fn fields_of<'a>(
         }
     }
 
+    let names = names.iter().enumerate();
+    let names = names.map(|(i, name)| (name.as_str(), i)).collect();
     let mut json = serde_json::Deserializer::from_str(raw.get());
     json.deserialize_map(Named(names)).ok()
 }
@@ -116,7 +119,7 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
             other: None,
         };
         while let Some(key) = map.next_key::<&RawValue>()? {
-            match self.0.iter().position(|name| is_name(key.get(), name)) {
+            match self.0.iter().position(|name| is_name(key, name)) {
                 Some(field) => found.known[field] = Some(map.next_value()?),
                 None => {
                     found.other = Some(key);
@@ -128,12 +131,18 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
     }
 }
 
-/// Whether a key is the one looked for. Others may be anything that Python lets pass.
-fn is_name(key: &str, name: &str) -> bool {
+/// Whether a key is the one looked for.
+fn is_name(key: &RawValue, name: &str) -> bool {
+    name_of(key).is_some_and(|key| key == name)
+}
+
+/// What a key says; `None` for what Rust has no text for, but Python lets pass.
+fn name_of(key: &RawValue) -> Option<Cow<'_, str>> {
+    let key = key.get();
     if key.contains('\\') {
-        serde_json::from_str::<String>(key).is_ok_and(|key| key == name)
+        serde_json::from_str(key).ok().map(Cow::Owned)
     } else {
-        key.trim_matches('"') == name
+        Some(Cow::Borrowed(key.trim_matches('"')))
     }
 }
 

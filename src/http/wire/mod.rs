@@ -15,4 +15,4 @@ pub(super) use answer::{
     judgement, judgements, retrained,
 };
 pub(super) use question::{Question, numbers, rows};
-pub(super) use training::{flat, training, version};
+pub(super) use training::{check_size, flat, training, version};

@@ -44,40 +44,39 @@ pub(in crate::http) fn rows(
         1 => r#"{"value": 2.5}"#,
         _ => r#"{"value": [2.5, 3.5]}"#,
     };
-    question(body, example, |raw, field| {
-        row(raw, &field(), features, names)
-    })
+    question(body, example, |raw, field| row(raw, field, features, names))
 }
 
 /// Reads one reading; `field` is where it stands.
 pub(super) fn row(
     raw: &RawValue,
-    field: &str,
+    field: &dyn Fn() -> String,
     features: usize,
     names: &[String],
 ) -> Result<Vec<f64>, ApiError> {
-    let number = |raw: &RawValue, place: String| {
-        json::number(raw).map_err(|problem| problem.at(&place, raw))
+    let number = |raw: &RawValue, place: &dyn Fn() -> String| {
+        json::number(raw).map_err(|problem| problem.at(&place(), raw))
     };
     let expected = || match (features, names) {
         (1, []) => "1 number".to_owned(),
         (1, names) => format!("1 number, {}", names[0]),
         (_, []) => format!("a list of {features} numbers, one for each feature"),
-        (_, names) => format!("a list of {features} numbers, {}", names.join(", ")),
+        (_, names) => format!("a list of {features} numbers, {}", listed(names)),
     };
     match raw.get().as_bytes() {
         [b'[', ..] => {
             let items = json::items(raw).unwrap_or_default();
             if items.len() != features {
                 return Err(ApiError::unprocessable(format!(
-                    "{field} must be {}; got {}",
+                    "{} must be {}; got {}",
+                    field(),
                     expected(),
                     items.len()
                 )));
             }
             let items = items.into_iter().enumerate();
             items
-                .map(|(i, item)| number(item, format!("{field}[{i}]")))
+                .map(|(i, item)| number(item, &|| format!("{}[{i}]", field())))
                 .collect()
         }
         [b'{', ..] if !names.is_empty() => {
@@ -85,25 +84,35 @@ pub(super) fn row(
             let found = found.into_iter().zip(names);
             found
                 .map(|(item, name)| match item {
-                    Some(item) => number(item, format!("{field}.{name}")),
+                    Some(item) => number(item, &|| format!("{}.{name}", field())),
                     None => Err(ApiError::unprocessable(format!(
-                        "{field} must have a number for each of the {features} features {}; {name} \
+                        "{} must have a number for each of the {features} features {}; {name} \
                          is missing",
-                        names.join(", ")
+                        field(),
+                        listed(names)
                     ))),
                 })
                 .collect()
         }
-        _ if features == 1 => Ok(vec![number(raw, field.to_owned())?]),
+        _ if features == 1 => Ok(vec![number(raw, field)?]),
         _ => match json::number(raw) {
-            Err(problem @ NotANumber::TooLarge) => Err(problem.at(field, raw)),
+            Err(problem @ NotANumber::TooLarge) => Err(problem.at(&field(), raw)),
             _ => Err(ApiError::unprocessable(format!(
-                "{field} must be {}, got {}",
+                "{} must be {}, got {}",
+                field(),
                 expected(),
                 json::shown(raw)
             ))),
         },
     }
+}
+
+/// The names of features in an error, which need not show a thousand.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 16;
+    let more = if names.len() > MOST { ", …" } else { "" };
+    let names = &names[..names.len().min(MOST)];
+    format!("{}{more}", names.join(", "))
 }
 
 fn question<R>(

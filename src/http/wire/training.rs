@@ -1,5 +1,6 @@
 //! The body of a retrain: server.py's, and that of models by name.
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 
 use linfa::ParamGuard;
@@ -18,6 +19,13 @@ use crate::text;
 
 /// numpy's arrays have no more dimensions.
 const MAX_NESTING: usize = 64;
+
+/// The most features of a reading.
+const MAX_FEATURES: usize = 1024;
+
+/// The most readings that all trees of a model together are grown from, where a request chooses
+/// their number: such a model takes some 100 MB while it is made.
+const MAX_DRAWN: usize = 1_000_000;
 
 /// The longest name of a feature, in bytes.
 const MAX_FEATURE_NAME: usize = 128;
@@ -104,11 +112,39 @@ pub(in crate::http) fn training(
         (_, model) => model.map(|model| model.detector.forest().n_features()),
     };
     let raw = samples.ok_or_else(|| json::missing("samples", EXAMPLE))?;
+    let samples = rows(raw, features, &names)?;
+    check_size(&settings, server, samples.nrows())?;
     Ok(Training {
-        samples: rows(raw, features, &names)?,
+        samples,
         feature_names: names,
         settings,
     })
+}
+
+/// Refuses a forest that takes more memory than whoever may ask for it should be able to take.
+/// What the operator of the server chose is left to them.
+pub(in crate::http) fn check_size(
+    settings: &ModelSettings,
+    server: &IsolationForestParams,
+    samples: usize,
+) -> Result<(), ApiError> {
+    if settings.n_estimators.is_none() && settings.max_samples.is_none() {
+        return Ok(());
+    }
+    let params = settings.params(server);
+    let params = params.check_ref();
+    let params = params.map_err(|error| ApiError::unprocessable(error.to_string()))?;
+    // Without a row, the fit says so.
+    let rows = u32::try_from(samples).map(|samples| params.rows_per_tree(samples));
+    let rows = rows.map_or(0, |rows| rows.unwrap_or(0)) as usize;
+    let trees = params.n_estimators();
+    if trees.saturating_mul(rows) > MAX_DRAWN {
+        return Err(ApiError::unprocessable(format!(
+            "n_estimators times the readings per tree, which max_samples sets, must be at most \
+             {MAX_DRAWN}, got {trees} times {rows}"
+        )));
+    }
+    Ok(())
 }
 
 /// Reads the body of a rollback: nothing, or `{"version": …}`.
@@ -141,6 +177,11 @@ fn rows(
         ));
     };
     let features = features.unwrap_or_else(|| json::items(first).map_or(1, |first| first.len()));
+    if features > MAX_FEATURES {
+        return Err(ApiError::unprocessable(format!(
+            "samples[0] must have at most {MAX_FEATURES} numbers, got {features}"
+        )));
+    }
     if first.get().starts_with('{') && names.is_empty() {
         return Err(ApiError::unprocessable(format!(
             "samples[0] must be a number or a list of numbers, got {}; to send objects, name the \
@@ -150,7 +191,7 @@ fn rows(
     }
     let mut values = Vec::with_capacity(items.len().saturating_mul(features));
     for (i, item) in items.iter().enumerate() {
-        let row = question::row(item, &format!("samples[{i}]"), features, names);
+        let row = question::row(item, &|| format!("samples[{i}]"), features, names);
         values.extend(row?);
     }
     Array2::from_shape_vec((items.len(), features), values)
@@ -189,18 +230,21 @@ fn names(raw: &RawValue) -> Result<Vec<String>, ApiError> {
     if raw.get() == "null" {
         return Ok(Vec::new());
     }
-    let problem = "expected a list of different names, each of 1 to 128 bytes";
+    let problem = "expected a list of 1 to 1024 different names, each of 1 to 128 bytes";
     let names: Vec<String> =
         serde_json::from_str(raw.get()).map_err(|_| expected("feature_names", problem, raw))?;
-    let good = |(i, name): (usize, &String)| {
-        (1..=MAX_FEATURE_NAME).contains(&name.len()) && !names[..i].contains(name)
-    };
-    match names.iter().enumerate().find(|&named| !good(named)) {
-        None if !names.is_empty() => Ok(names),
-        None => Err(expected("feature_names", problem, raw)),
-        Some((i, name)) => Err(ApiError::unprocessable(format!(
+    if !(1..=MAX_FEATURES).contains(&names.len()) {
+        return Err(expected("feature_names", problem, raw));
+    }
+    let mut known = HashSet::new();
+    let bad = names.iter().position(|name| {
+        !(1..=MAX_FEATURE_NAME).contains(&name.len()) || !known.insert(name.as_str())
+    });
+    match bad {
+        None => Ok(names),
+        Some(i) => Err(ApiError::unprocessable(format!(
             "feature_names[{i}]: {problem}, got {:?}",
-            text::shorten(name)
+            text::shorten(&names[i])
         ))),
     }
 }
