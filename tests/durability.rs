@@ -894,6 +894,8 @@ fn a_model_takes_no_more_memory_than_told() {
             write(&folder.version(&format!("sensor.{i}"), 1), bytes);
         }
         let server = start(&folder, &[]);
+        let log = server.log();
+        println!("{:?}", log.lines().find(|line| line.contains("loaded ")));
         let per_model = resident(&server).saturating_sub(base) / models;
         println!(
             "{models} models of {features} features: {per_model} bytes each in memory, {} as files",
