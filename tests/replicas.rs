@@ -342,7 +342,7 @@ fn retrains_of_one_model_at_two_servers_at_once_each_get_a_version() {
     let servers = [on_folder(&folder, &options), on_folder(&folder, &options)];
     let by_version = retrain_at_once([&servers[0], &servers[1]], 8, 20);
     assert_stored(folder.path(), &by_version);
-    let taken = "another server stored this version";
+    let taken = "there is such a version already";
     let met: usize = servers
         .iter()
         .map(|server| server.log().matches(taken).count())
@@ -525,11 +525,15 @@ fn two_servers_of_a_bucket_that_do_not_know_of_each_other_lose_nothing() {
         servers[1].retrain("default", &second).version(),
     ];
     assert_eq!(versions, [Some(1), Some(2)]);
-    assert!(
-        servers[1]
-            .log()
-            .contains("another server stored this version")
-    );
+    // A retrain builds on what the other one stored, not on what is served here.
+    let body = r#"{"samples": [1, 2, 3, 4], "contamination": 0.25}"#;
+    let made = servers[0].send("/models/shared/retrain", body);
+    assert_eq!(made.version(), Some(1), "{made:?}");
+    let made = servers[1].send("/models/shared/retrain", r#"{"samples": [1, 2, 3]}"#);
+    assert_eq!(made.version(), Some(2), "{made:?}");
+    assert_eq!(servers[1].model("shared").json()["contamination"], 0.25);
+    let back = servers[0].send("/models/shared/rollback", "");
+    assert_eq!(back.json()["restored_from"], 1, "{back:?}");
     // Each serves its own still; the store has both, and the next start the later one.
     let row = [1.5];
     let detectors = [fit(TREES, first), fit(TREES, second)];
@@ -574,7 +578,7 @@ fn assert_store_failed(server: &Server, reason: &str) {
             .to_owned();
         println!("{model}: refused after {took:.1?}: {error}");
         assert!(
-            error.contains("the store failed, and the model is as it was"),
+            error.contains("the store failed, and what is served is as it was"),
             "{error}"
         );
         assert!(error.contains(reason), "{error}");
