@@ -414,6 +414,33 @@ fn a_newer_format_is_named_left_in_place_and_passed_over() {
     }
 }
 
+// A default that is there but cannot be read must not be replaced by the synthetic one without a
+// word: its answers would look like those of the machine's own model. `--train` does so on purpose.
+#[test]
+fn a_default_that_cannot_be_read_ends_the_start() {
+    let folder = Folder::new();
+    let bytes = encoded(fit(10, readings(22, 60, 1)));
+    let line_end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .expect("a line");
+    let newer = sealed([b"iforest-server model 999".as_slice(), &bytes[line_end..]].concat());
+    write(&folder.version("default", 1), &newer);
+    let output = command(&folder, &[]).output().expect("it starts");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{log}");
+    assert!(log.contains(&version_path("models", "default", 1)), "{log}");
+    assert!(
+        log.contains("the stored model default cannot be read"),
+        "{log}"
+    );
+    // With an older version that can be read there is something to serve.
+    write(&folder.version("default", 2), &newer);
+    write(&folder.version("default", 1), &bytes);
+    let server = start(&folder, &[]);
+    assert_eq!(server.model("default").version(), Some(1));
+}
+
 /// What the model answers to several readings.
 fn judged(server: &Server, model: &str, features: usize) -> String {
     let rows = json(&readings(99, 40, features).map(|value| 2.0 * value - 2.0));

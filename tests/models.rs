@@ -795,6 +795,88 @@ async fn a_model_that_could_never_alarm_says_so_and_an_option_makes_it() {
     assert_eq!(answer["out_of_range"], Value::Null);
 }
 
+// Of several sensors one may have stood still in training: however far it then moves, the forest does
+// not look at it.
+#[tokio::test]
+async fn a_feature_that_is_never_looked_at_is_named() {
+    let router = server();
+    let mut data = rows(5, 300, 3);
+    data.column_mut(1).fill(7.0);
+    let body = json!({ "samples": samples(&data) });
+    let made = json_of(&post(&router, "/models/m/retrain", body.to_string()).await);
+    let warnings = made["warnings"].as_array().expect("a list");
+    let about = |feature: &str| {
+        warnings
+            .iter()
+            .filter(|w| w.to_string().contains(feature))
+            .count()
+    };
+    assert_eq!(
+        about("its feature [1] alone is outside the training range"),
+        1,
+        "{warnings:?}"
+    );
+    let names = json!({ "samples": samples(&data), "feature_names": ["a", "still", "c"] });
+    let made = json_of(&post(&router, "/models/m/retrain", names.to_string()).await);
+    assert!(
+        made["warnings"]
+            .to_string()
+            .contains("its feature still alone is outside")
+    );
+    let far = r#"{"value": [2.5, 1e6, 2.5]}"#;
+    let answer = json_of(&post(&router, "/models/m/predict", far).await);
+    assert_eq!(answer["prediction"], 0);
+    let option = json!({ "samples": samples(&data), "out_of_range": "anomaly" });
+    let made = json_of(&post(&router, "/models/m/retrain", option.to_string()).await);
+    assert_eq!(made["warnings"], json!([]));
+    let answer = json_of(&post(&router, "/models/m/predict", far).await);
+    assert_eq!(answer["prediction"], 1);
+}
+
+// Whoever may send a request must not be able to take a gateway's memory, or its time, by a few
+// bytes.
+#[tokio::test]
+async fn the_size_of_a_model_is_bounded() {
+    let router = server();
+    let thousand = samples(&rows(6, 1000, 1));
+    let names: Vec<_> = (0..1025).map(|i| format!("f{i}")).collect();
+    let wide = vec![1.0; 1025];
+    for (more, expected) in [
+        (
+            json!({ "n_estimators": 10_000, "max_samples": 1000 }),
+            "must be at most 1000000, got 10000 times 1000",
+        ),
+        (json!({ "n_estimators": 100_000 }), "got 100000 times 256"),
+        (
+            json!({ "feature_names": names }),
+            "expected a list of 1 to 1024 different names",
+        ),
+        (
+            json!({ "samples": [wide] }),
+            "samples[0] must have at most 1024 numbers, got 1025",
+        ),
+    ] {
+        let mut body = json!({ "samples": thousand });
+        for (field, value) in more.as_object().expect("an object") {
+            body[field] = value.clone();
+        }
+        let answer = post(&router, "/models/m/retrain", body.to_string()).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(answer.error().contains(expected), "{}", answer.body);
+        assert!(answer.body.len() < 500, "{}", answer.body.len());
+    }
+    // What was allowed for few readings is not for many.
+    let few = json!({ "samples": [1, 2, 3], "n_estimators": 10_000, "max_samples": 1.0 });
+    json_of(&post(&router, "/models/default/retrain", few.to_string()).await);
+    let many = json!({ "samples": thousand }).to_string();
+    let answer = post(&router, "/retrain", many).await;
+    assert!(
+        answer.error().contains("got 10000 times 1000"),
+        "{}",
+        answer.body
+    );
+}
+
 // Names come from topics, which hold all sorts of characters.
 #[tokio::test]
 async fn a_name_that_is_none_is_refused_on_every_route() {
@@ -821,6 +903,9 @@ async fn a_name_that_is_none_is_refused_on_every_route() {
             assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{name}");
         }
     }
+    // Decoded in a path that is spelt otherwise too, this would end the path.
+    let answer = get(&router, "/%6Dodels/default%3Fb").await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
     let answer = get(&router, "/models/%FF").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     answer.error();

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{RECORDED_SCORES, Server};
+use common::{RECORDED_SCORES, Server, post};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_iforest-server"))
@@ -278,6 +278,42 @@ fn one_connection_carries_many_requests() {
         }
         assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
     }
+}
+
+// Thousands of readings of several features under a large forest take seconds. Those who ask for one
+// reading meanwhile, on whichever thread their connection is, do not wait for that.
+#[test]
+fn a_large_batch_does_not_hold_up_other_requests() {
+    let server = Server::start(&["--random-state", "42"]);
+    let rows = |count: usize| {
+        let rows = (0..count).map(|i| format!("[{},{},{}]", i % 97, i % 89, i % 83));
+        rows.collect::<Vec<_>>().join(",")
+    };
+    let body = format!(
+        "{{\"samples\":[{}],\"n_estimators\":400,\"max_samples\":2500}}",
+        rows(3000)
+    );
+    let made = server.post("/models/wide/retrain", &body);
+    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    let batch = format!("{{\"values\":[{}]}}", rows(10_000));
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (address, batch, done) = (&server.address, &batch, done.clone());
+            scope.spawn(move || {
+                let answer = post(address, "/models/wide/predict", batch);
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                let _ = done.send(());
+            });
+        }
+        // The batches have arrived by then, and are far from done.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        for _ in 0..8 {
+            let answer = server.post("/predict", r#"{"value": 2.5}"#);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+        assert!(finished.try_recv().is_err(), "the batches must take longer");
+    });
 }
 
 /// Cargo puts examples beside the program.

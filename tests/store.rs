@@ -2,16 +2,29 @@
 //! it does with versions, names and folders.
 
 mod common;
+#[path = "common/stored.rs"]
+mod stored;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{RECORDED_SCORES, SplitMix, TempFolder};
+use common::{RECORDED_SCORES, SplitMix};
+use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::{IsolationForest, MaxSamples};
 use iforest_server::store::{
     self, FormatError, ModelName, ModelSettings, ReadError, Record, Store, Written,
 };
 use ndarray::Array2;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use stored::Folder;
 
 /// A record with something in every field.
 fn record() -> Record {
@@ -99,11 +112,11 @@ fn name(name: &str) -> ModelName {
 // All kinds of stores behave alike: versions are only ever made, each once, and listed in order.
 #[tokio::test]
 async fn versions_are_made_once_listed_in_order_and_removed() {
-    let folder = TempFolder::new("store-versions");
+    let folder = Folder::new();
     let bytes = store::encode(&record()).expect("whole");
     for store in [
         Store::in_memory(),
-        Store::open(folder.path()).expect("a folder"),
+        Store::open(folder.text()).expect("a folder"),
     ] {
         let names = ["default", "Motor", "motor", "...", "a."].map(name);
         for model in &names {
@@ -143,11 +156,11 @@ async fn versions_are_made_once_listed_in_order_and_removed() {
 // What other programs put beside the models is none of them.
 #[tokio::test]
 async fn other_files_in_the_folder_are_left_alone() {
-    let folder = TempFolder::new("store-others");
-    let store = Store::open(folder.path()).expect("a folder");
+    let folder = Folder::new();
+    let store = Store::open(folder.text()).expect("a folder");
     let bytes = store::encode(&record()).expect("whole");
     store.write(&name("m"), 1, &bytes).await.expect("written");
-    let models = Path::new(folder.path()).join("models");
+    let models = folder.path().join("models");
     for other in [
         "m/1.iforest",
         "m/0000000002.txt",
@@ -171,10 +184,10 @@ async fn other_files_in_the_folder_are_left_alone() {
 // A server that follows others asks with what it saw last, and must see each announcement once.
 #[tokio::test]
 async fn an_announcement_is_seen_by_those_who_asked_before() {
-    let folder = TempFolder::new("store-announcements");
+    let folder = Folder::new();
     for store in [
         Store::in_memory(),
-        Store::open(folder.path()).expect("a folder"),
+        Store::open(folder.text()).expect("a folder"),
     ] {
         assert_eq!(store.changed_since(None).await, Ok(None));
         store.announce().await.expect("announced");
@@ -191,8 +204,8 @@ async fn an_announcement_is_seen_by_those_who_asked_before() {
 
 #[test]
 fn what_is_no_store_is_refused_with_the_reason() {
-    let folder = TempFolder::new("store-refused");
-    let file = Path::new(folder.path()).join("file");
+    let folder = Folder::new();
+    let file = folder.path().join("file");
     std::fs::write(&file, "").expect("written");
     let file = file.to_str().expect("a plain path");
     for (location, expected) in [
@@ -208,4 +221,98 @@ fn what_is_no_store_is_refused_with_the_reason() {
         let error = Store::open(location).expect_err(location).to_string();
         assert!(error.contains(expected), "{location}: {error}");
     }
+}
+
+/// An object store whose answers to writes get lost on the way, whether or not the writes do.
+#[derive(Debug, Default)]
+struct LostAnswers {
+    objects: InMemory,
+    writes_get_lost: AtomicBool,
+    reads_get_lost: AtomicBool,
+}
+
+impl fmt::Display for LostAnswers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("lost answers")
+    }
+}
+
+fn lost<T>() -> Result<T> {
+    Err(object_store::Error::Generic {
+        store: "test",
+        source: "no answer in time".into(),
+    })
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for LostAnswers {
+    async fn put_opts(
+        &self,
+        at: &ObjectPath,
+        what: PutPayload,
+        how: PutOptions,
+    ) -> Result<PutResult> {
+        if !self.writes_get_lost.load(Ordering::Relaxed) {
+            self.objects.put_opts(at, what, how).await?;
+        }
+        lost()
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &ObjectPath,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        lost()
+    }
+
+    async fn get_opts(&self, at: &ObjectPath, how: GetOptions) -> Result<GetResult> {
+        if self.reads_get_lost.load(Ordering::Relaxed) {
+            return lost();
+        }
+        self.objects.get_opts(at, how).await
+    }
+
+    fn delete_stream(
+        &self,
+        what: BoxStream<'static, Result<ObjectPath>>,
+    ) -> BoxStream<'static, Result<ObjectPath>> {
+        self.objects.delete_stream(what)
+    }
+
+    fn list(&self, below: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.objects.list(below)
+    }
+
+    async fn list_with_delimiter(&self, below: Option<&ObjectPath>) -> Result<ListResult> {
+        self.objects.list_with_delimiter(below).await
+    }
+
+    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, how: CopyOptions) -> Result<()> {
+        self.objects.copy_opts(from, to, how).await
+    }
+}
+
+// A version that a client was told is not stored must not be served seconds later: where only the
+// answer of the store was lost, the version is looked for before anything is said.
+#[tokio::test]
+async fn a_version_whose_answer_was_lost_is_found() {
+    let objects = Arc::new(LostAnswers::default());
+    let store = Store::over(Arc::clone(&objects) as _, "lost answers");
+    let (ours, others) = (store::encode(&record()).expect("whole"), b"others");
+    let model = name("m");
+    let written = store.write(&model, 1, &ours).await.expect("it is there");
+    let there = store.versions(&model).await.expect("listed");
+    assert_eq!(written, Written::Stored(there[0].clone()));
+    // Another server's, under the same number.
+    assert_eq!(store.write(&model, 1, others).await, Ok(Written::Taken));
+    // Nowhere, and nobody knows.
+    objects.writes_get_lost.store(true, Ordering::Relaxed);
+    let error = store
+        .write(&model, 2, &ours)
+        .await
+        .expect_err("it is not there");
+    assert!(error.to_string().contains("no answer in time"), "{error}");
+    objects.reads_get_lost.store(true, Ordering::Relaxed);
+    store.write(&model, 1, &ours).await.expect_err("who knows");
 }

@@ -7,7 +7,7 @@ pub mod router;
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -221,25 +221,12 @@ impl Server {
 
     /// Opens a connection.
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).expect("it listens");
-        let timeout = Some(Duration::from_secs(30));
-        stream.set_read_timeout(timeout).expect("a timeout");
-        stream
+        connect(&self.address)
     }
 
     /// Posts JSON on a connection of its own; returns the whole response.
     pub fn post(&self, path: &str, body: &str) -> String {
-        let mut stream = self.connect();
-        write!(
-            stream,
-            "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: \
-             application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .expect("it reads");
-        let mut response = String::new();
-        stream.read_to_string(&mut response).expect("it answers");
-        response
+        post(&self.address, path, body)
     }
 
     /// Asks it to stop, as a service manager or Ctrl-C does.
@@ -264,24 +251,25 @@ impl Drop for Server {
     }
 }
 
-/// A new folder, removed with all that is in it when dropped.
-pub struct TempFolder(PathBuf);
-
-impl TempFolder {
-    pub fn new(name: &str) -> Self {
-        let name = format!("iforest-server-test-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).expect("a temporary folder");
-        Self(path)
-    }
-
-    pub fn path(&self) -> &str {
-        self.0.to_str().expect("a plain path")
-    }
+/// Opens a connection.
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
+    let timeout = Some(Duration::from_secs(30));
+    stream.set_read_timeout(timeout).expect("a timeout");
+    stream
 }
 
-impl Drop for TempFolder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Posts JSON to a server on a connection of its own; returns the whole response.
+pub fn post(address: &str, path: &str, body: &str) -> String {
+    let mut stream = connect(address);
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .expect("it reads");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("it answers");
+    response
 }
