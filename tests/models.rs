@@ -804,24 +804,17 @@ async fn a_feature_that_is_never_looked_at_is_named() {
     data.column_mut(1).fill(7.0);
     let body = json!({ "samples": samples(&data) });
     let made = json_of(&post(&router, "/models/m/retrain", body.to_string()).await);
-    let warnings = made["warnings"].as_array().expect("a list");
-    let about = |feature: &str| {
-        warnings
-            .iter()
-            .filter(|w| w.to_string().contains(feature))
-            .count()
-    };
-    assert_eq!(
-        about("its feature [1] alone is outside the training range"),
-        1,
-        "{warnings:?}"
+    let warning = made["warnings"][0].as_str().expect("a warning");
+    assert!(
+        warning.starts_with("the values of [1] do not count"),
+        "{warning}"
     );
     let names = json!({ "samples": samples(&data), "feature_names": ["a", "still", "c"] });
     let made = json_of(&post(&router, "/models/m/retrain", names.to_string()).await);
+    let warning = made["warnings"][0].as_str().expect("a warning");
     assert!(
-        made["warnings"]
-            .to_string()
-            .contains("its feature still alone is outside")
+        warning.starts_with("the values of still do not count"),
+        "{warning}"
     );
     let far = r#"{"value": [2.5, 1e6, 2.5]}"#;
     let answer = json_of(&post(&router, "/models/m/predict", far).await);

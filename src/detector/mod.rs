@@ -325,34 +325,22 @@ impl Detector {
     /// makes up more than the contamination share: its score then is the threshold, and nothing
     /// beyond it can score higher. Such a detector stays silent where an engineer expects an alarm.
     pub fn blind_sides(&self) -> Blind {
-        let features = self.forest.n_features();
-        self.blind(|far| vec![far; features])
-    }
-
-    /// The same for each feature alone, while all others are at their mean. Of several features, one
-    /// that does not vary in training is never looked at.
-    pub fn blind_features(&self) -> Vec<Blind> {
-        let features = self.forest.n_features();
-        let alone = |feature: usize| {
-            self.blind(|far| {
-                let mut row = vec![0.0; features];
-                row[feature] = far;
-                row
-            })
-        };
-        (0..features).map(alone).collect()
-    }
-
-    /// `row` makes a scaled reading of a value that is far beyond all.
-    fn blind(&self, row: impl Fn(f64) -> Vec<f64>) -> Blind {
-        let is_normal = |far: f32| {
-            let decision = self.forest.decision_function_one(&row(far.into()));
+        let far = |value: f32| {
+            let row = vec![f64::from(value); self.forest.n_features()];
+            let decision = self.forest.decision_function_one(&row);
             self.limits.is_none() && decision.is_ok_and(|score| !self.forest.is_anomaly(score))
         };
         Blind {
-            below: is_normal(f32::MIN),
-            above: is_normal(f32::MAX),
+            below: far(f32::MIN),
+            above: far(f32::MAX),
         }
+    }
+
+    /// The features that were constant in training: whatever their values, they do not count.
+    pub fn idle_features(&self) -> impl Iterator<Item = usize> {
+        let ranges = self.training_ranges.iter().enumerate();
+        let idle = ranges.filter(|(_, range)| self.limits.is_none() && range.low == range.high);
+        idle.map(|(feature, _)| feature)
     }
 }
 

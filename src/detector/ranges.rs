@@ -66,18 +66,6 @@ pub struct Blind {
     pub above: bool,
 }
 
-impl Blind {
-    /// The side in a word, if there is one.
-    pub fn side(&self) -> Option<&'static str> {
-        match (self.below, self.above) {
-            (true, true) => Some("outside"),
-            (true, false) => Some("below"),
-            (false, true) => Some("above"),
-            (false, false) => None,
-        }
-    }
-}
-
 /// A range of readings, its ends included; `None` where it has no end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormalRange {

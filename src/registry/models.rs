@@ -79,31 +79,40 @@ impl Served {
                 "this model can never alarm: it calls every reading normal, because {TOO_ALIKE}"
             )];
         }
-        if let Some(side) = self.detector.blind_sides().side() {
+        let blind = self.detector.blind_sides();
+        let side = match (blind.below, blind.above) {
+            (true, true) => Some("outside"),
+            (true, false) => Some("below"),
+            (false, true) => Some("above"),
+            (false, false) => None,
+        };
+        if let Some(side) = side {
             return vec![format!(
                 "this model calls every reading {side} the training range normal, because \
                  {TOO_ALIKE}"
             )];
         }
-        let blind = self.detector.blind_features().into_iter().enumerate();
-        blind
-            .filter_map(|(feature, blind)| {
-                let side = blind.side()?;
-                let name = self.feature_names.get(feature);
-                let name = name.map_or_else(|| format!("[{feature}]"), String::clone);
-                Some(format!(
-                    "however far its feature {name} alone is {side} the training range, this model \
-                     calls a reading normal while the others are at their mean; to have it alarm, \
-                     set out_of_range to \"anomaly\""
-                ))
+        let idle = self.detector.idle_features();
+        let idle: Vec<String> = idle
+            .take(MOST_NAMED)
+            .map(|feature| match self.feature_names.get(feature) {
+                Some(name) => name.clone(),
+                None => format!("[{feature}]"),
             })
-            .take(MOST_WARNINGS)
-            .collect()
+            .collect();
+        if idle.is_empty() {
+            return Vec::new();
+        }
+        vec![format!(
+            "the values of {} do not count, because they were all alike in training; train it on \
+             more varied readings, or set out_of_range to \"anomaly\"",
+            idle.join(", ")
+        )]
     }
 }
 
-/// Warnings of the same kind tell nothing more.
-const MOST_WARNINGS: usize = 8;
+/// A warning need not name a thousand features.
+const MOST_NAMED: usize = 16;
 
 const TOO_ALIKE: &str = "the training readings are too few or too much alike there; train it on \
                          more, or more varied, readings, or set out_of_range to \"anomaly\"";
