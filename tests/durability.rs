@@ -917,7 +917,7 @@ fn a_model_takes_no_more_memory_than_told() {
         let folder = Folder::new();
         resident(&start(&folder, &[]))
     };
-    for (models, features, bound) in [(500, 1, 330_000), (100, 5, 720_000)] {
+    for (models, features, bound) in [(500, 1, 220_000), (100, 5, 700_000)] {
         let folder = Folder::new();
         let kinds: Vec<Vec<u8>> = (0..10)
             .map(|i| encoded(fit(100, readings(2000 + i, 500, features))))
