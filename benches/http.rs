@@ -122,18 +122,50 @@ fn load(
             return Err(format!("{address} is not on this machine").into());
         }
     }
+    let start = Instant::now();
+    let (until, most) = (start + time, MOST / connections.max(1));
+    // With one thread the client would keep a processor waiting that the server shares with it.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.clamp(1, connections.max(1));
+    let mut load = std::thread::scope(|scope| {
+        let shares: Vec<_> = (0..threads)
+            .map(|i| {
+                let connections = connections / threads + usize::from(i < connections % threads);
+                // It only waits, so it may share the thread of others.
+                let retrain = retrain.filter(|_| i == 0);
+                scope.spawn(move || share(address, connections, until, most, retrain))
+            })
+            .collect();
+        let mut load = Load::default();
+        for share in shares {
+            let share = share.join().expect("no panic")?;
+            load.latencies.extend(share.latencies);
+            load.failed += share.failed;
+            load.retrains += share.retrains;
+        }
+        Ok::<_, std::io::Error>(load)
+    })?;
+    load.seconds = start.elapsed().as_secs_f64();
+    load.latencies.sort_unstable();
+    Ok(load)
+}
+
+/// What one thread sends.
+fn share(
+    address: SocketAddr,
+    connections: usize,
+    until: Instant,
+    most: usize,
+    retrain: Option<SocketAddr>,
+) -> std::io::Result<Load> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let start = Instant::now();
-    let until = start + time;
-    let most = MOST / connections.max(1);
     Ok(runtime.block_on(async {
         let predict = request("/predict", address, r#"{"value": 2.5}"#);
         let clients: Vec<_> = (0..connections)
             .map(|_| tokio::spawn(client(address, predict.clone(), until, most)))
             .collect();
-        // It only waits, so it may share the thread of the others.
         let retrainer = retrain.map(|address| {
             let samples: Vec<String> = (0..500)
                 .map(|i| format!("{}", f64::from(i) / 100.0))
@@ -152,13 +184,11 @@ fn load(
             load.latencies.extend(latencies);
             load.failed += failed;
         }
-        load.seconds = start.elapsed().as_secs_f64();
         if let Some(retrainer) = retrainer {
             let (latencies, failed) = retrainer.await.expect("no panic");
             load.retrains = latencies.len();
             load.failed += failed;
         }
-        load.latencies.sort_unstable();
         load
     }))
 }
