@@ -22,13 +22,11 @@ impl Shared {
         let options = self.options.clone();
         let version = current.as_deref().and_then(Served::version_number);
         let model = name.clone();
-        let fitting = self.fitting.acquire().await;
-        let fitted = tokio::task::spawn_blocking(move || {
+        let fitted = self.fitter.run(move || {
             let training = read(current.as_deref())?;
-            Ok(fit(&model, training, &options)?)
+            Ok::<_, E>(fit(&model, training, &options)?)
         });
-        let fitted: Result<Fitted, E> = fitted.await.map_err(|_| ChangeError::Interrupted)?;
-        drop(fitting);
+        let fitted = fitted.await?;
         let Fitted { record, bytes } = fitted?;
         Ok(self.store_and_serve(name, version, record, &bytes).await?)
     }

@@ -10,9 +10,10 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::changes::{fit, store_next};
+use super::fitter::Fitter;
 use super::models::Models;
 use super::turns::Turns;
-use super::{ChangeError, First, MAX_WAITING_KIB, Options, Served, SetupError, Shared, Training};
+use super::{First, MAX_WAITING_KIB, Options, Served, SetupError, Shared, Training};
 use crate::store::{FormatError, ModelName, ReadError, Store, StoreError, Version};
 
 /// How many models are read at the same time.
@@ -31,6 +32,7 @@ pub(super) async fn open(
     store: Store,
     options: Options,
     first: First,
+    fitter: Fitter,
 ) -> Result<(Shared, Option<String>), SetupError> {
     let seen = if store.is_shared() {
         store.changed_since(None).await?.flatten()
@@ -54,7 +56,7 @@ pub(super) async fn open(
         }
         (First::Stored(readings), None) => {
             let fitting = options.clone();
-            let fitted = tokio::task::spawn_blocking(move || {
+            let fitted = fitter.run(move || {
                 let training = Training {
                     samples: readings(),
                     feature_names: Vec::new(),
@@ -62,7 +64,7 @@ pub(super) async fn open(
                 };
                 fit(&ModelName::default_model(), training, &fitting)
             });
-            let fitted = fitted.await.map_err(|_| ChangeError::Interrupted)??;
+            let fitted = fitted.await??;
             Arc::new(Served::new(fitted.record, None, &options))
         }
         (First::Train(samples), stored) => {
@@ -73,8 +75,9 @@ pub(super) async fn open(
                 settings: stored.map_or_else(Default::default, |model| model.settings.clone()),
             };
             let (fitting, model) = (options.clone(), name.clone());
-            let fitted = tokio::task::spawn_blocking(move || fit(&model, training, &fitting)).await;
-            let fitted = fitted.map_err(|_| ChangeError::Interrupted)??;
+            let fitted = fitter
+                .run(move || fit(&model, training, &fitting))
+                .await??;
             let version = store_next(&store, &name, newest, &fitted.bytes).await?;
             Arc::new(Served::new(fitted.record, Some(version), &options))
         }
@@ -87,7 +90,7 @@ pub(super) async fn open(
         store,
         options,
         turns: Arc::new(Turns::default()),
-        fitting: Semaphore::new(1),
+        fitter,
         waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
         // Told at the start too: a server that was killed may have left something untold.
         unannounced: AtomicBool::new(true),

@@ -3,14 +3,15 @@
 //!
 //! * `models`: what is served now, behind `RwLock`s
 //! * `turns`: one change of a model at a time
+//! * `fitter`: the thread that fits
 //! * `changes`: training, storing, rolling back, deleting
 //! * `follow`: loading at the start, and following other servers
 //!
 //! Changes run on a thread of their own: a change is carried out even if whoever asked has gone,
-//! and while a store is slow, predictions and other models' changes go on. One model is fitted at
-//! a time, so that the other processors are left to predictions.
+//! and while a store is slow, predictions and other models' changes go on.
 
 mod changes;
+mod fitter;
 mod follow;
 mod models;
 mod turns;
@@ -25,6 +26,7 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
+use self::fitter::Fitter;
 use self::models::Models;
 use self::turns::Turns;
 use crate::detector::{DetectorError, OutOfRange};
@@ -39,8 +41,9 @@ const MAX_WAITING: usize = 16;
 /// How many KiB of readings may wait for their training.
 const MAX_WAITING_KIB: usize = 256 * 1024;
 
-/// Threads that read, write and fit. More would not make a disk faster.
-const BLOCKING_THREADS: usize = 16;
+/// Threads that read, write and compile what was read. Each takes memory of its own, and more would
+/// not make a disk faster.
+const BLOCKING_THREADS: usize = 3;
 
 /// The models, and the thread that changes them.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ struct Shared {
     store: Store,
     options: Options,
     turns: Arc<Turns>,
-    fitting: Semaphore,
+    fitter: Fitter,
     waiting_kib: Arc<Semaphore>,
     /// Whether other servers are still to be told of a change.
     unannounced: AtomicBool,
@@ -199,7 +202,7 @@ impl Registry {
     pub fn open(store: Store, options: Options, first: First) -> Result<Self, SetupError> {
         let background = Background::start()?;
         let interval = options.refresh_interval.filter(|_| store.is_shared());
-        let opened = background.wait_for(follow::open(store, options, first));
+        let opened = background.wait_for(follow::open(store, options, first, Fitter::start()?));
         let (shared, seen) = opened.ok_or(ChangeError::Interrupted)??;
         let shared = Arc::new(shared);
         if let Some(interval) = interval {
