@@ -24,10 +24,12 @@ impl Shared {
         let model = name.clone();
         let fitted = self.fitter.run(move || {
             let training = read(current.as_deref())?;
-            Ok::<_, E>(fit(&model, training, &options)?)
+            let record = fit(&model, training, &options)?;
+            let bytes = encode(&record)?;
+            Ok::<_, E>((record, bytes))
         });
         let fitted = fitted.await?;
-        let Fitted { record, bytes } = fitted?;
+        let (record, bytes) = fitted?;
         Ok(self.store_and_serve(name, version, record, &bytes).await?)
     }
 
@@ -58,7 +60,7 @@ impl Shared {
             match self.store.read(name, candidate).await {
                 Ok(mut record) => {
                     record.restored_from = record.restored_from.or(Some(candidate));
-                    let bytes = store::encode(&record).map_err(StoreError::new)?;
+                    let bytes = encode(&record)?;
                     let newest = kept.last().copied();
                     return self.store_and_serve(name, newest, record, &bytes).await;
                 }
@@ -180,10 +182,8 @@ pub(super) async fn store_next(
     )))
 }
 
-/// A model that is not stored yet.
-pub(super) struct Fitted {
-    pub(super) record: Record,
-    pub(super) bytes: Vec<u8>,
+pub(super) fn encode(record: &Record) -> Result<Vec<u8>, ChangeError> {
+    Ok(store::encode(record).map_err(StoreError::new)?)
 }
 
 /// Fits a model and tells the log what one needs to make it again.
@@ -191,7 +191,7 @@ pub(super) fn fit(
     name: &ModelName,
     training: Training,
     options: &Options,
-) -> Result<Fitted, ChangeError> {
+) -> Result<Record, ChangeError> {
     let params = training.settings.params(&options.params);
     let detector = Detector::fit(&params, training.samples)?;
     let forest = detector.forest();
@@ -206,13 +206,11 @@ pub(super) fn fit(
         "trained"
     );
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let record = Record {
+    Ok(Record {
         detector,
         feature_names: training.feature_names,
         settings: training.settings,
         trained_at: now.map_or(0, |now| now.as_millis() as u64),
         restored_from: None,
-    };
-    let bytes = store::encode(&record).map_err(StoreError::new)?;
-    Ok(Fitted { record, bytes })
+    })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
-use super::changes::{fit, store_next};
+use super::changes::{encode, fit, store_next};
 use super::fitter::Fitter;
 use super::models::Models;
 use super::turns::Turns;
@@ -64,8 +64,7 @@ pub(super) async fn open(
                 };
                 fit(&ModelName::default_model(), training, &fitting)
             });
-            let fitted = fitted.await??;
-            Arc::new(Served::new(fitted.record, None, &options))
+            Arc::new(Served::new(fitted.await??, None, &options))
         }
         (First::Train(samples), stored) => {
             let newest = stored.as_deref().and_then(Served::version_number);
@@ -75,11 +74,10 @@ pub(super) async fn open(
                 settings: stored.map_or_else(Default::default, |model| model.settings.clone()),
             };
             let (fitting, model) = (options.clone(), name.clone());
-            let fitted = fitter
-                .run(move || fit(&model, training, &fitting))
-                .await??;
-            let version = store_next(&store, &name, newest, &fitted.bytes).await?;
-            Arc::new(Served::new(fitted.record, Some(version), &options))
+            let fitted = fitter.run(move || fit(&model, training, &fitting));
+            let record = fitted.await??;
+            let version = store_next(&store, &name, newest, &encode(&record)?).await?;
+            Arc::new(Served::new(record, Some(version), &options))
         }
     };
     for warning in default.warnings() {
