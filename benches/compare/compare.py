@@ -519,7 +519,7 @@ def main():
         "Medians over rounds in alternating order. A ratio is the median of the rounds' ratios, so that what "
         "slows a whole round down drops out, with the lowest and the highest of them. The constant answer: "
         "an axum handler that parses `{\"value\":x}` and returns a constant, under the same runtime. Client "
-        "(one thread, busy for the share shown) and servers share the cores; Flask's server and gunicorn "
+        "(a thread for each core, together busy for the share of one shown) and servers share the cores; Flask's server and gunicorn "
         "close the connection after each answer, and their client connects anew."
     )
 
