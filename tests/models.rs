@@ -280,6 +280,8 @@ async fn a_bad_reading_is_told_what_is_wrong_with_it() {
             "value[1] must be a finite number, got 1e400, which is beyond the range of a double",
         ),
         ("pair", r#"{"value": [1, 1.7e308]}"#, 200, ""),
+        ("pair", r#"{"values": []}"#, 200, ""),
+        ("one", r#"{"values": []}"#, 200, ""),
         (
             "pair",
             r#"{"values": [[1, 2], [1]]}"#,

@@ -4,7 +4,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::wire::Reading;
 use crate::detector::DetectorError;
 use crate::registry::ChangeError;
 
@@ -81,22 +80,6 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE,
             "too many retrains wait already; try again later",
         )
-    }
-
-    /// A refusal of the detector to judge a reading; `field` is where that stands, by its row.
-    pub(super) fn cannot_judge<R: Reading>(
-        field: impl Fn(usize) -> String,
-        reading: &R,
-        error: &DetectorError,
-    ) -> Self {
-        match *error {
-            DetectorError::Overflow { row, feature } => Self::unprocessable(format!(
-                "{} must be nearer to the training readings, got {:e}",
-                R::place(&field(row.unwrap_or(0)), feature),
-                reading.value(feature)
-            )),
-            ref error => Self::unprocessable(format!("{}: {error}", field(0))),
-        }
     }
 }
 

@@ -115,20 +115,34 @@ fn judge<R: Reading>(
     match question {
         Question::One(reading) => {
             let judgement = judge(&reading);
-            let judgement = judgement.map_err(|error| {
-                ApiError::cannot_judge(|_| "value".to_owned(), &reading, &error)
-            })?;
+            let judgement = judgement
+                .map_err(|error| cannot_judge(|_| "value".to_owned(), &reading, &error))?;
             Ok(([JSON], wire::judgement(&reading, &judgement)).into_response())
         }
         Question::Many(readings) => {
             let judged = readings.iter().enumerate().map(|(i, reading)| {
-                judge(reading).map_err(|error| {
-                    ApiError::cannot_judge(|_| format!("values[{i}]"), reading, &error)
-                })
+                judge(reading)
+                    .map_err(|error| cannot_judge(|_| format!("values[{i}]"), reading, &error))
             });
             let judged: Vec<_> = judged.collect::<Result<_, _>>()?;
             Ok(([JSON], wire::judgements(&readings, &judged)).into_response())
         }
+    }
+}
+
+/// A refusal of the detector to judge a reading; `field` is where that stands, by its row.
+fn cannot_judge<R: Reading>(
+    field: impl Fn(usize) -> String,
+    reading: &R,
+    error: &DetectorError,
+) -> ApiError {
+    match *error {
+        DetectorError::Overflow { row, feature } => ApiError::unprocessable(format!(
+            "{} must be nearer to the training readings, got {:e}",
+            R::place(&field(row.unwrap_or(0)), feature),
+            reading.value(feature)
+        )),
+        ref error => ApiError::unprocessable(format!("{}: {error}", field(0))),
     }
 }
 

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::wire::{
     self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Question,
 };
-use super::{MAX_PREDICT_BODY, MAX_RETRAIN_BODY, judge};
+use super::{MAX_PREDICT_BODY, MAX_RETRAIN_BODY, cannot_judge, judge};
 use crate::detector::{Detector, DetectorError};
 use crate::registry::{ChangeError, Registry, Served};
 use crate::store::ModelName;
@@ -112,7 +112,7 @@ fn judge_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiErr
             _ => 0,
         };
         let place = |row: usize| format!("values[{row}]");
-        ApiError::cannot_judge(place, &rows[row], &error)
+        cannot_judge(place, &rows[row], &error)
     })?;
     Ok(([JSON], wire::judgements(rows, &judged)).into_response())
 }
