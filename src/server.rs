@@ -49,7 +49,12 @@ pub fn run(
         let (router, runtime, stop) = (router.clone(), runtime()?, stop.subscribe());
         let thread = std::thread::Builder::new()
             .name(format!("serve-{i}"))
-            .spawn(move || runtime.block_on(serve(accepted, router, stop, grace)))?;
+            .spawn(move || {
+                let finished = runtime.block_on(serve(accepted, router, stop, grace));
+                // Long work that was given up must not hold up the end.
+                runtime.shutdown_background();
+                finished
+            })?;
         workers.push((connections, thread));
     }
     listener.set_nonblocking(true)?;
@@ -79,7 +84,11 @@ pub fn run(
 }
 
 fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
+    Builder::new_current_thread()
+        // Work that takes long shares one thread, and so leaves processors to short requests.
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
 }
 
 async fn accept(listener: &tokio::net::TcpListener) -> std::net::TcpStream {

@@ -434,11 +434,43 @@ fn a_default_that_cannot_be_read_ends_the_start() {
         log.contains("the stored model default cannot be read"),
         "{log}"
     );
+    // Trained anew, it comes after the one that cannot be read, and is served from then on.
+    let file = folder.path().join("readings.txt");
+    write(&file, b"1\n2\n3\n");
+    let train = ["--train", file.to_str().expect("a plain path")];
+    let server = start(&folder, &train);
+    assert_eq!(server.model("default").version(), Some(2));
+    drop(server);
+    let server = start(&folder, &[]);
+    assert_eq!(server.model("default").samples_used(), Some(3));
+    drop(server);
     // With an older version that can be read there is something to serve.
     write(&folder.version("default", 2), &newer);
     write(&folder.version("default", 1), &bytes);
     let server = start(&folder, &[]);
     assert_eq!(server.model("default").version(), Some(1));
+}
+
+// Where newer versions are there than can be served, a retrain must not be stored below them: it
+// would be acknowledged, and neither kept nor ever served again.
+#[test]
+fn a_retrain_comes_after_versions_that_cannot_be_served() {
+    let folder = Folder::new();
+    let bytes = encoded(fit(10, readings(22, 60, 1)));
+    let line_end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .expect("a line");
+    let newer = sealed([b"iforest-server model 999".as_slice(), &bytes[line_end..]].concat());
+    for version in 7..=11 {
+        write(&folder.version("motor", version), &newer);
+    }
+    let server = start(&folder, &[]);
+    let answer = server.retrain("motor", &readings(23, 40, 1));
+    assert_eq!(answer.version(), Some(12), "{answer:?}");
+    drop(server);
+    let server = start(&folder, &[]);
+    assert_eq!(server.model("motor").samples_used(), Some(40));
 }
 
 /// What the model answers to several readings.

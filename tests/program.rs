@@ -316,6 +316,45 @@ fn a_large_batch_does_not_hold_up_other_requests() {
     });
 }
 
+// Batches that wait for their turn must not keep a service manager waiting, which then kills.
+#[cfg(unix)]
+#[test]
+fn batches_that_are_given_up_do_not_hold_up_the_end() {
+    let mut server = Server::start(&["--random-state", "42"]);
+    let rows = |count: usize| vec!["[1,2,3]"; count].join(",");
+    let body = format!(
+        "{{\"samples\":[{}],\"n_estimators\":400,\"max_samples\":2500}}",
+        rows(3000)
+    );
+    let made = server.post("/models/wide/retrain", &body);
+    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
+    let batch = format!("{{\"values\":[{}]}}", rows(10_000));
+    let asked: Vec<_> = (0..64)
+        .map(|_| {
+            let mut stream = server.connect();
+            write!(
+                stream,
+                "POST /models/wide/predict HTTP/1.1\r\nHost: test\r\nContent-Type: \
+                 application/json\r\nContent-Length: {}\r\n\r\n{batch}",
+                batch.len()
+            )
+            .expect("it reads");
+            stream
+        })
+        .collect();
+    server.post("/predict", r#"{"value": 2.5}"#);
+    server.signal("TERM");
+    let start = std::time::Instant::now();
+    assert_eq!(server.wait(), Some(0));
+    let grace = iforest_server::server::GRACE;
+    assert!(
+        start.elapsed() < grace + std::time::Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(asked);
+}
+
 /// Cargo puts examples beside the program.
 fn example(name: &str) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_iforest-server"));

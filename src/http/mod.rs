@@ -98,7 +98,7 @@ async fn retrain(
                 feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
                 settings: model.map_or_else(Default::default, |model| model.settings.clone()),
             };
-            wire::check_size(&training.settings, &params, training.samples.nrows())?;
+            wire::check_size(&training.settings, &params, training.samples.dim())?;
             Ok(training)
         }
     });

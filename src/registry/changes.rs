@@ -2,6 +2,7 @@
 //! stored, and what is served stays as it was wherever a step fails.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::{ChangeError, Options, Served, Shared, Training};
@@ -20,7 +21,6 @@ impl Shared {
         self.look(name).await?;
         let current = self.models.get(name);
         let options = self.options.clone();
-        let version = current.as_deref().and_then(Served::version_number);
         let model = name.clone();
         let fitted = self.fitter.run(move || {
             let training = read(current.as_deref())?;
@@ -30,7 +30,7 @@ impl Shared {
         });
         let fitted = fitted.await?;
         let (record, bytes) = fitted?;
-        Ok(self.store_and_serve(name, version, record, &bytes).await?)
+        Ok(self.store_and_serve(name, record, &bytes).await?)
     }
 
     pub(super) async fn rollback(
@@ -61,8 +61,7 @@ impl Shared {
                 Ok(mut record) => {
                     record.restored_from = record.restored_from.or(Some(candidate));
                     let bytes = encode(&record)?;
-                    let newest = kept.last().copied();
-                    return self.store_and_serve(name, newest, record, &bytes).await;
+                    return self.store_and_serve(name, record, &bytes).await;
                 }
                 Err(ReadError::Store(error)) => return Err(error.into()),
                 Err(problem) if wanted.is_some() => {
@@ -95,7 +94,8 @@ impl Shared {
         Ok(())
     }
 
-    /// What other servers changed last counts for a change that builds on it.
+    /// What other servers changed last counts for a change that builds on it. A version that cannot
+    /// be read must not keep a better one from being made.
     async fn look(&self, name: &ModelName) -> Result<(), ChangeError> {
         if self.store.is_shared() {
             self.refresh(name).await?;
@@ -133,13 +133,14 @@ impl Shared {
     async fn store_and_serve(
         &self,
         name: &ModelName,
-        newest: Option<u64>,
         record: Record,
         bytes: &[u8],
     ) -> Result<Arc<Served>, ChangeError> {
-        let version = store_next(&self.store, name, newest, bytes).await;
+        let version = store_next(&self.store, name, bytes).await;
         if let Err(error) = &version {
             tracing::error!(model = %name, "not stored: {error}");
+            // Where the store took it and the answer was lost, it is to be found.
+            self.unannounced.store(true, Ordering::Relaxed);
         }
         let version = version?;
         let number = version.number;
@@ -153,28 +154,24 @@ impl Shared {
     }
 }
 
-/// Stores a model as the version after the newest one known, or the first after it that no other
-/// server has taken.
+/// Stores a model as the version after all that are stored: what is served may be older than those,
+/// and a version below another one would never be served again.
 pub(super) async fn store_next(
     store: &Store,
     name: &ModelName,
-    newest: Option<u64>,
     bytes: &[u8],
 ) -> Result<Version, StoreError> {
-    let mut number = newest.unwrap_or(0).saturating_add(1);
     for _ in 0..ATTEMPTS {
+        let versions = store.versions(name).await?;
+        let newest = versions.last().map_or(0, |version| version.number);
+        let number = newest.saturating_add(1);
         match store.write(name, number, bytes).await? {
             Written::Stored(version) => return Ok(version),
-            Written::Taken => {
-                tracing::info!(
-                    model = %name,
-                    version = number,
-                    "there is such a version already; it is kept, and the new one comes after it"
-                );
-                let versions = store.versions(name).await?;
-                let newest = versions.last().map_or(0, |version| version.number);
-                number = number.max(newest).saturating_add(1);
-            }
+            Written::Taken => tracing::info!(
+                model = %name,
+                version = number,
+                "there is such a version already; it is kept, and the new one comes after it"
+            ),
         }
     }
     Err(StoreError::new(format!(

@@ -1,5 +1,5 @@
-//! The thread that fits: one model at a time, in the order in which they come, so that the other
-//! processors are left to predictions, and the memory that a fit takes is used again by the next.
+//! The thread that fits: one model at a time, in the order in which they come, so that few of them
+//! take the processors from predictions, and the memory that a fit takes is used again by the next.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

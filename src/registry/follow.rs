@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::changes::{encode, fit, store_next};
@@ -39,7 +39,7 @@ pub(super) async fn open(
     } else {
         None
     };
-    let mut models = load_all(&store, &options).await?;
+    let (mut models, default_unreadable) = load_all(&store, &options).await?;
     let name = ModelName::default_model();
     let stored = models.remove(&name);
     let changed = matches!(first, First::Train(_));
@@ -54,6 +54,10 @@ pub(super) async fn open(
             );
             stored
         }
+        // What /predict says must not be a synthetic model's only because a disk fails.
+        (First::Stored(_), None) if default_unreadable => {
+            return Err(SetupError::DefaultUnreadable);
+        }
         (First::Stored(readings), None) => {
             let fitting = options.clone();
             let fitted = fitter.run(move || {
@@ -67,7 +71,6 @@ pub(super) async fn open(
             Arc::new(Served::new(fitted.await??, None, &options))
         }
         (First::Train(samples), stored) => {
-            let newest = stored.as_deref().and_then(Served::version_number);
             let training = Training {
                 samples,
                 feature_names: Vec::new(),
@@ -76,7 +79,7 @@ pub(super) async fn open(
             let (fitting, model) = (options.clone(), name.clone());
             let fitted = fitter.run(move || fit(&model, training, &fitting));
             let record = fitted.await??;
-            let version = store_next(&store, &name, newest, &encode(&record)?).await?;
+            let version = store_next(&store, &name, &encode(&record)?).await?;
             Arc::new(Served::new(record, Some(version), &options))
         }
     };
@@ -99,30 +102,36 @@ pub(super) async fn open(
     Ok((shared, seen))
 }
 
+/// All models that can be served; also whether the default one is stored, but not to be read.
 async fn load_all(
     store: &Store,
     options: &Options,
-) -> Result<HashMap<ModelName, Arc<Served>>, SetupError> {
+) -> Result<(HashMap<ModelName, Arc<Served>>, bool), SetupError> {
     let start = Instant::now();
     let listed = store.list().await?;
     let count = listed.len();
     let mut models = HashMap::with_capacity(count);
     let mut loading = stream::iter(listed)
         .map(|(name, versions)| async move {
-            let loaded = load(store, options, &name, &versions).await;
-            (name, loaded)
+            let mut loaded = load(store, options, &name, &versions).await;
+            if loaded.is_gone() {
+                // Another server stored newer ones since they were listed, and removed these.
+                let versions = store.versions(&name).await?;
+                loaded = load(store, options, &name, &versions).await;
+            }
+            Ok::<_, StoreError>((name, loaded))
         })
         .buffer_unordered(AT_ONCE);
     let (mut done, mut told) = (0, start);
-    while let Some((name, loaded)) = loading.next().await {
+    let mut default_unreadable = false;
+    while let Some((name, loaded)) = loading.try_next().await? {
         match (loaded.model, loaded.unread) {
             // A network may be back in a moment, and the models with it. A disk may not, and then
             // one bad file must not keep the others from being served.
             (_, Some(error)) if !store.is_folder() => return Err(error.into()),
             (Some(model), _) => drop(models.insert(name, Arc::new(model))),
-            // What /predict says must not be a synthetic model's only because a disk fails.
             (None, unread) if name.is_default() && (unread.is_some() || loaded.newer) => {
-                return Err(SetupError::DefaultUnreadable);
+                default_unreadable = true;
             }
             (None, _) => {
                 tracing::error!(model = %name, "none of its stored versions can be served")
@@ -141,7 +150,7 @@ async fn load_all(
             models.len()
         );
     }
-    Ok(models)
+    Ok((models, default_unreadable))
 }
 
 /// What was found of a model.
@@ -152,6 +161,13 @@ struct Loaded {
     unread: Option<StoreError>,
     /// Whether a newer one is of a format that this program does not know yet.
     newer: bool,
+}
+
+impl Loaded {
+    /// Whether nothing was found, good or bad.
+    fn is_gone(&self) -> bool {
+        self.model.is_none() && self.unread.is_none() && !self.newer
+    }
 }
 
 /// Reads the newest of versions that are in ascending order. Damaged ones are set aside; those that
@@ -274,7 +290,7 @@ impl Shared {
                 let turn = place.turn_now();
                 let done = match &turn {
                     // What was listed may be outdated; what is listed now, in its turn, is not.
-                    Some(_) => self.refresh(&name).await.is_ok(),
+                    Some(_) => matches!(self.refresh(&name).await, Ok(true)),
                     None => false,
                 };
                 (!done).then_some(name)
@@ -284,8 +300,9 @@ impl Shared {
         still_behind.collect().await
     }
 
-    /// Serves what is stored of a model, in its turn. What cannot be read leaves it as it is.
-    pub(super) async fn refresh(&self, name: &ModelName) -> Result<(), StoreError> {
+    /// Serves what is stored of a model, in its turn; whether all of it could be read. What cannot be
+    /// read leaves the model as it is.
+    pub(super) async fn refresh(&self, name: &ModelName) -> Result<bool, StoreError> {
         let versions = self.store.versions(name).await?;
         let served = self.models.get(name);
         let served = served.as_ref().and_then(|model| model.version.as_ref());
@@ -294,20 +311,21 @@ impl Shared {
                 self.models.remove(name);
                 tracing::info!(model = %name, "deleted by another server");
             }
-            return Ok(());
+            return Ok(true);
         }
         // Only what came after the one that is served, if that is still there.
         let position = |served: &Version| versions.iter().position(|version| version.is(served));
         let newer = served.and_then(position).map_or(0, |at| at + 1);
         let loaded = load(&self.store, &self.options, name, &versions[newer..]).await;
-        if let Some(error) = loaded.unread.filter(|_| !self.store.is_folder()) {
-            return Err(error);
+        // A network may be back in a moment, and the version with it.
+        if loaded.unread.is_some() && !self.store.is_folder() {
+            return Ok(false);
         }
         if let Some(model) = loaded.model {
             let version = model.version_number();
             self.models.set(name, Arc::new(model));
             tracing::info!(model = %name, version, "now served as another server stored it");
         }
-        Ok(())
+        Ok(true)
     }
 }

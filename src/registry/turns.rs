@@ -1,5 +1,5 @@
 //! Whose turn it is: changes of one model are made one after the other, in the order in which they
-//! were asked, and changes of different models do not wait for each other.
+//! were asked. Changes of different models wait for each other at the fitting alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

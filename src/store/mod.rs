@@ -287,6 +287,11 @@ impl Store {
         };
         let e_tag = object.meta.e_tag.clone();
         match object.bytes().await {
+            // In a folder it was not the answer that failed, but to make the file last.
+            Ok(there) if there == bytes && self.is_folder() => {
+                let _ = self.objects.delete(&path).await;
+                Err(error)
+            }
             Ok(there) if there == bytes => Ok(Written::Stored(Version::new(version, e_tag))),
             Ok(_) => Ok(Written::Taken),
             Err(_) => Err(error),
@@ -413,7 +418,7 @@ impl Store {
         let files = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
         let folders = files(folder.join(MODELS)).map(|entry| entry.path());
         for file in folders.chain([folder.clone()]).flat_map(files) {
-            let unfinished = file.file_name().to_string_lossy().contains('#');
+            let unfinished = is_unfinished(&file.file_name().to_string_lossy());
             let age = file.metadata().and_then(|metadata| metadata.modified());
             let age = age.map(|modified| SystemTime::now().duration_since(modified));
             if unfinished && age.is_ok_and(|age| age.is_ok_and(|age| age > ABANDONED)) {
@@ -424,13 +429,28 @@ impl Store {
     }
 }
 
+/// Whether a file is one that an object is written to before it gets its name.
+fn is_unfinished(file: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((object, number)) = file.rsplit_once('#') else {
+        return false;
+    };
+    let version = object.strip_suffix(EXTENSION);
+    let version = version.and_then(|object| object.strip_suffix('.'));
+    digits(number) && (object == CHANGED || version.is_some_and(digits))
+}
+
 /// Makes the removal of a model's files last, and removes its folder once that is empty.
 fn sync_removal(models: &std::path::Path, folder: &std::path::Path) -> std::io::Result<()> {
     let changed = match std::fs::remove_dir(folder) {
         Ok(()) => models,
         Err(_) => folder,
     };
-    open::sync_folder(changed)
+    match open::sync_folder(changed) {
+        // Another server removed it first.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open::sync_folder(models),
+        synced => synced,
+    }
 }
 
 fn path(kind: &str, name: &ModelName, version: u64) -> Path {
@@ -448,4 +468,31 @@ fn listed(object: ObjectMeta) -> Option<(ModelName, Version)> {
     // Names that are spelt otherwise are not of our making.
     let is_ours = object.location == path(MODELS, &name, number);
     is_ours.then(|| (name, Version::new(number, object.e_tag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // They are removed, so nothing that anybody else put there may be taken for one.
+    #[test]
+    fn only_what_was_being_written_here_is_unfinished() {
+        for file in ["changed#1", "0000000001.iforest#12"] {
+            assert!(is_unfinished(file), "{file}");
+        }
+        for file in [
+            "changed",
+            "#notes#",
+            "data#1.csv",
+            "notes#1",
+            "x.iforest#1",
+            ".iforest#1",
+            "0000000001.iforest",
+            "0000000001.iforest#",
+            "0000000001.iforest#1a",
+            "changed#",
+        ] {
+            assert!(!is_unfinished(file), "{file}");
+        }
+    }
 }

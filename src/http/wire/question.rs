@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 use super::json::{self, NotANumber};
 use crate::http::error::ApiError;
 
-/// The most readings in one request: they are judged between other requests, in a few milliseconds.
+/// The most readings in one request. Those of one feature are judged between other requests, in a few
+/// milliseconds.
 const MAX_VALUES: usize = 10_000;
 
 /// What is to be judged; `R` is a reading.

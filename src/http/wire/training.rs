@@ -24,7 +24,7 @@ const MAX_NESTING: usize = 64;
 const MAX_FEATURES: usize = 1024;
 
 /// The most readings that all trees of a model together are grown from, where a request chooses
-/// their number: such a model takes some 100 MB while it is made.
+/// their number: such a model takes up to 100 MB.
 const MAX_DRAWN: usize = 1_000_000;
 
 /// The longest name of a feature, in bytes.
@@ -113,7 +113,7 @@ pub(in crate::http) fn training(
     };
     let raw = samples.ok_or_else(|| json::missing("samples", EXAMPLE))?;
     let samples = rows(raw, features, &names)?;
-    check_size(&settings, server, samples.nrows())?;
+    check_size(&settings, server, samples.dim())?;
     Ok(Training {
         samples,
         feature_names: names,
@@ -126,7 +126,7 @@ pub(in crate::http) fn training(
 pub(in crate::http) fn check_size(
     settings: &ModelSettings,
     server: &IsolationForestParams,
-    samples: usize,
+    (samples, features): (usize, usize),
 ) -> Result<(), ApiError> {
     if settings.n_estimators.is_none() && settings.max_samples.is_none() {
         return Ok(());
@@ -137,6 +137,8 @@ pub(in crate::http) fn check_size(
     // Without a row, the fit says so.
     let rows = u32::try_from(samples).map(|samples| params.rows_per_tree(samples));
     let rows = rows.map_or(0, |rows| rows.unwrap_or(0)) as usize;
+    // Trees over several features are padded to as many nodes at least.
+    let rows = if features > 1 { rows.max(256) } else { rows };
     let trees = params.n_estimators();
     if trees.saturating_mul(rows) > MAX_DRAWN {
         return Err(ApiError::unprocessable(format!(
