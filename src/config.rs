@@ -76,7 +76,8 @@ pub(crate) struct Config {
         value_parser = clap::value_parser!(u32).range(1..))]
     keep_versions: u32,
 
-    /// How often to look for models that other servers stored in the same place; 0s for never
+    /// How often to look for models that other servers stored in the same place; 0s for only before
+    /// a model is retrained or rolled back
     #[arg(long, env = "IFOREST_REFRESH_INTERVAL", value_name = "TIME", default_value = "2s",
         value_parser = humantime::parse_duration)]
     refresh_interval: Duration,

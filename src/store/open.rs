@@ -26,6 +26,9 @@ const REQUEST: &str = "20 seconds";
 /// How long a connection may take to come about, where the environment does not say.
 const CONNECT: &str = "3 seconds";
 
+const NO_STORE: &str =
+    "a store is a folder, memory:, s3://bucket/path, az://container/path or gs://bucket/path";
+
 /// What a store is.
 pub(super) enum Opened {
     Memory,
@@ -48,7 +51,7 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
         return open_folder(FilePath::new(location));
     }
     let url = Url::parse(location).map_err(StoreError::new)?;
-    let (scheme, prefix) = ObjectStoreScheme::parse(&url).map_err(StoreError::new)?;
+    let (scheme, prefix) = ObjectStoreScheme::parse(&url).map_err(|_| StoreError::new(NO_STORE))?;
     if scheme == ObjectStoreScheme::Local {
         let path = url.to_file_path();
         let path =
@@ -84,11 +87,7 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
         ObjectStoreScheme::GoogleCloudStorage => {
             build!(GoogleCloudStorageBuilder, GoogleConfigKey)
         }
-        _ => {
-            return Err(StoreError::new(
-                "a store is a folder, memory:, s3://, az:// or gs://",
-            ));
-        }
+        _ => return Err(StoreError::new(NO_STORE)),
     };
     Ok(Opened::Remote(objects.map_err(StoreError::new)?))
 }
