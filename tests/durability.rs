@@ -414,17 +414,20 @@ fn a_newer_format_is_named_left_in_place_and_passed_over() {
     }
 }
 
+/// A whole file, but of a format that is not known yet.
+fn of_a_newer_format(bytes: &[u8]) -> Vec<u8> {
+    let line_end = bytes.iter().position(|&byte| byte == b'\n');
+    let rest = &bytes[line_end.expect("a line")..];
+    sealed([b"iforest-server model 999", rest].concat())
+}
+
 // A default that is there but cannot be read must not be replaced by the synthetic one without a
 // word: its answers would look like those of the machine's own model. `--train` does so on purpose.
 #[test]
 fn a_default_that_cannot_be_read_ends_the_start() {
     let folder = Folder::new();
     let bytes = encoded(fit(10, readings(22, 60, 1)));
-    let line_end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .expect("a line");
-    let newer = sealed([b"iforest-server model 999".as_slice(), &bytes[line_end..]].concat());
+    let newer = of_a_newer_format(&bytes);
     write(&folder.version("default", 1), &newer);
     let output = command(&folder, &[]).output().expect("it starts");
     let log = String::from_utf8_lossy(&output.stderr);
@@ -456,12 +459,7 @@ fn a_default_that_cannot_be_read_ends_the_start() {
 #[test]
 fn a_retrain_comes_after_versions_that_cannot_be_served() {
     let folder = Folder::new();
-    let bytes = encoded(fit(10, readings(22, 60, 1)));
-    let line_end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .expect("a line");
-    let newer = sealed([b"iforest-server model 999".as_slice(), &bytes[line_end..]].concat());
+    let newer = of_a_newer_format(&encoded(fit(10, readings(22, 60, 1))));
     for version in 7..=11 {
         write(&folder.version("motor", version), &newer);
     }

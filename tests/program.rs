@@ -280,10 +280,8 @@ fn one_connection_carries_many_requests() {
     }
 }
 
-// Thousands of readings of several features under a large forest take seconds. Those who ask for one
-// reading meanwhile, on whichever thread their connection is, do not wait for that.
-#[test]
-fn a_large_batch_does_not_hold_up_other_requests() {
+/// A server with a large model called wide, and readings that keep it busy for a good while.
+fn with_long_batches() -> (Server, String) {
     let server = Server::start(&["--random-state", "42"]);
     let rows = |count: usize| {
         let rows = (0..count).map(|i| format!("[{},{},{}]", i % 97, i % 89, i % 83));
@@ -295,7 +293,14 @@ fn a_large_batch_does_not_hold_up_other_requests() {
     );
     let made = server.post("/models/wide/retrain", &body);
     assert!(made.starts_with("HTTP/1.1 200"), "{made}");
-    let batch = format!("{{\"values\":[{}]}}", rows(10_000));
+    (server, format!("{{\"values\":[{}]}}", rows(10_000)))
+}
+
+// Thousands of readings of several features under a large forest take seconds. Those who ask for one
+// reading meanwhile, on whichever thread their connection is, do not wait for that.
+#[test]
+fn a_large_batch_does_not_hold_up_other_requests() {
+    let (server, batch) = with_long_batches();
     let (done, finished) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -320,16 +325,8 @@ fn a_large_batch_does_not_hold_up_other_requests() {
 #[cfg(unix)]
 #[test]
 fn batches_that_are_given_up_do_not_hold_up_the_end() {
-    let mut server = Server::start(&["--random-state", "42"]);
-    let rows = |count: usize| vec!["[1,2,3]"; count].join(",");
-    let body = format!(
-        "{{\"samples\":[{}],\"n_estimators\":400,\"max_samples\":2500}}",
-        rows(3000)
-    );
-    let made = server.post("/models/wide/retrain", &body);
-    assert!(made.starts_with("HTTP/1.1 200"), "{made}");
-    let batch = format!("{{\"values\":[{}]}}", rows(10_000));
-    let asked: Vec<_> = (0..64)
+    let (mut server, batch) = with_long_batches();
+    let asked: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = server.connect();
             write!(
