@@ -5,9 +5,11 @@
 //! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: requests to /predict, each
 //!   connection sending the next once the last is answered; with RETRAIN_ADDRESS, 500 readings are
 //!   sent there to /retrain all the while. Prints one line of JSON, latencies in seconds
+//! * `http poll …`: the same, but the client looks for answers without ever sleeping. To be woken
+//!   takes a client longer than the server takes to answer, so this tells more of the server
 //! * nothing (`cargo bench --bench http`): the server beside the baseline, in alternating order
 //!
-//! `compare/compare.py` uses the first two.
+//! `compare/compare.py` uses the first three.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -35,10 +37,27 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["baseline"] => baseline(),
-        ["load", address, connections, seconds, ref retrain @ ..] => {
+        [
+            how @ ("load" | "poll"),
+            address,
+            connections,
+            seconds,
+            ref retrain @ ..,
+        ] => {
             let seconds = Duration::from_secs_f64(seconds.parse()?);
             let retrain = retrain.first().map(|a| a.parse()).transpose()?;
-            let load = load(address.parse()?, connections.parse()?, seconds, retrain)?;
+            let client = if how == "poll" {
+                Client::Polls
+            } else {
+                Client::Sleeps
+            };
+            let load = load(
+                client,
+                address.parse()?,
+                connections.parse()?,
+                seconds,
+                retrain,
+            )?;
             println!("{}", load.to_json());
             Ok(())
         }
@@ -111,7 +130,15 @@ impl Load {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Client {
+    /// Until there is an answer.
+    Sleeps,
+    Polls,
+}
+
 fn load(
+    how: Client,
     address: SocketAddr,
     connections: usize,
     time: Duration,
@@ -133,7 +160,7 @@ fn load(
                 let connections = connections / threads + usize::from(i < connections % threads);
                 // It only waits, so it may share the thread of others.
                 let retrain = retrain.filter(|_| i == 0);
-                scope.spawn(move || share(address, connections, until, most, retrain))
+                scope.spawn(move || share(how, address, connections, until, most, retrain))
             })
             .collect();
         let mut load = Load::default();
@@ -152,6 +179,7 @@ fn load(
 
 /// What one thread sends.
 fn share(
+    how: Client,
     address: SocketAddr,
     connections: usize,
     until: Instant,
@@ -162,6 +190,13 @@ fn share(
         .enable_all()
         .build()?;
     Ok(runtime.block_on(async {
+        if let Client::Polls = how {
+            tokio::spawn(async {
+                loop {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
         let predict = request("/predict", address, r#"{"value": 2.5}"#);
         let clients: Vec<_> = (0..connections)
             .map(|_| tokio::spawn(client(address, predict.clone(), until, most)))
@@ -325,18 +360,22 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
         std::thread::sleep(Duration::from_millis(1));
     }
 
-    for connections in [1, 64] {
+    for (how, connections, label) in [
+        (Client::Sleeps, 1, "1 connection"),
+        (Client::Polls, 1, "1 connection, polling"),
+        (Client::Sleeps, 64, "64 connections"),
+    ] {
         let mut ratios = Vec::new();
         for round in 0..6 {
             let mut order = [&ours, &baseline];
             order.rotate_left(round % 2);
             let mut rates = [0.0; 2];
             for server in order {
-                let load = load(server.1, connections, Duration::from_secs(1), None)?;
+                let load = load(how, server.1, connections, Duration::from_secs(1), None)?;
                 let who = usize::from(server.1 == baseline.1);
                 rates[who] = load.per_second();
                 println!(
-                    "{connections} connections, {}: {:.0} requests/s, p50 {:.0} us, p99 {:.0} us, {} failed",
+                    "{label}, {}: {:.0} requests/s, p50 {:.0} us, p99 {:.0} us, {} failed",
                     ["iforest-server", "baseline"][who],
                     load.per_second(),
                     load.percentile(50) * 1e6,
@@ -348,7 +387,7 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
         }
         ratios.sort_unstable_by(f64::total_cmp);
         println!(
-            "{connections} connections: {:.2} of the baseline (median of {})",
+            "{label}: {:.2} of the baseline (median of {})",
             (ratios[2] + ratios[3]) / 2.0,
             ratios.len()
         );

@@ -333,9 +333,9 @@ def http(table, loader, program, script, quick):
     burst = 0.5 if quick else 1.5
     details = []
 
-    def load(server, connections, retrained=None):
+    def load(server, connections, how="load", retrained=None):
         before, client = server.cpu(), client_cpu()
-        command = [loader, "load", server.address, str(connections), str(burst)]
+        command = [loader, how, server.address, str(connections), str(burst)]
         command += [retrained.address] if retrained else []
         result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         if result["failed"]:
@@ -383,11 +383,14 @@ def http(table, loader, program, script, quick):
         servers["server.py, gunicorn"] = Server(gunicorn, port, **options)
 
     started = {name: server.memory() for name, server in servers.items()}
-    for connections in (1, 64):
-        work = f"/predict, {connections} connection{'s' if connections > 1 else ''}"
+    for connections, how, work in (
+        (1, "load", "/predict, 1 connection, the client sleeps until it is answered"),
+        (1, "poll", "/predict, 1 connection, the client polls for its answer"),
+        (64, "load", "/predict, 64 connections"),
+    ):
         say(work)
         results = alternate(
-            rounds, {name: lambda s=s: load(s, connections) for name, s in servers.items()}
+            rounds, {name: lambda s=s: load(s, connections, how) for name, s in servers.items()}
         )
         for name, runs in results.items():
             details.append((

@@ -243,8 +243,8 @@ fn push_float(out: &mut String, value: f64) {
         None => ("", text),
     };
     out.push_str(sign);
-    if let Some((digits, exponent)) = digits.split_once("e-") {
-        let _ = write!(out, "{digits}e-{exponent:0>2}");
+    if let Some((digits, exponent)) = digits.split_once('-') {
+        let _ = write!(out, "{digits}-{exponent:0>2}");
     } else if let Some(digits) = digits.strip_prefix("0.0000") {
         let (first, rest) = digits.split_at(1);
         let point = if rest.is_empty() { "" } else { "." };

@@ -5,6 +5,8 @@
 //! deals connections out in turn, so a port cannot be shared with another program by accident, and
 //! it works the same on every platform.
 
+mod polling;
+
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
@@ -19,6 +21,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
+
+use polling::{Connections, Counted};
 
 /// How long requests in flight may take to finish once the server is asked to stop.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -44,13 +48,16 @@ pub fn run(
 ) -> io::Result<()> {
     let (stop, _) = watch::channel(());
     let mut workers = Vec::new();
-    for i in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let open = Connections::new(cores);
+    for i in 0..cores {
         let (connections, accepted) = mpsc::unbounded_channel();
         let (router, runtime, stop) = (router.clone(), runtime()?, stop.subscribe());
+        let open = open.clone();
         let thread = std::thread::Builder::new()
             .name(format!("serve-{i}"))
             .spawn(move || {
-                let finished = runtime.block_on(serve(accepted, router, stop, grace));
+                let finished = runtime.block_on(serve(accepted, router, open, stop, grace));
                 // Long work that was given up must not hold up the end.
                 runtime.shutdown_background();
                 finished
@@ -113,6 +120,7 @@ async fn accept(listener: &tokio::net::TcpListener) -> std::net::TcpStream {
 async fn serve(
     mut accepted: mpsc::UnboundedReceiver<std::net::TcpStream>,
     router: Router,
+    open: Connections,
     mut stop: watch::Receiver<()>,
     grace: Duration,
 ) -> bool {
@@ -134,8 +142,9 @@ async fn serve(
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = graceful.watch(connection);
+        let (service, requests) = Counted::new(service.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = open.clone().drive(graceful.watch(connection), requests);
         tokio::spawn(async move {
             // A client that hangs up in the middle is nothing to report.
             if let Err(error) = connection.await {
