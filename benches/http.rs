@@ -2,6 +2,8 @@
 //!
 //! * `http baseline`: an axum handler that parses `{"value":x}` and answers a constant, under the
 //!   runtime of the real server; prints its address and serves until it is killed
+//! * `http bare`: a loop that answers the same to whatever comes, reads none of it and never sleeps:
+//!   nothing answers one connection sooner
 //! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: requests to /predict, each
 //!   connection sending the next once the last is answered; with RETRAIN_ADDRESS, 500 readings are
 //!   sent there to /retrain all the while. Prints one line of JSON, latencies in seconds
@@ -9,10 +11,10 @@
 //!   takes a client longer than the server takes to answer, so this tells more of the server
 //! * nothing (`cargo bench --bench http`): the server beside the baseline, in alternating order
 //!
-//! `compare/compare.py` uses the first three.
+//! `compare/compare.py` uses the first four.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["baseline"] => baseline(),
+        ["bare"] => bare(),
         [
             how @ ("load" | "poll"),
             address,
@@ -86,6 +89,29 @@ fn baseline() -> Result<(), Box<dyn Error>> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?);
     serve(listener, Router::new().route("/predict", post(constant)))
+}
+
+fn bare() -> Result<(), Box<dyn Error>> {
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{CONSTANT}",
+        CONSTANT.len()
+    );
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?);
+    loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut request = [0; 4096];
+        loop {
+            match stream.read(&mut request) {
+                Ok(0) => break,
+                Ok(_) => stream.write_all(answer.as_bytes())?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    }
 }
 
 /// The one place that knows how the real server is run.
@@ -289,7 +315,7 @@ async fn exchange(
     buffer.clear();
     let (end, closes) = loop {
         if stream.read_buf(buffer).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(ErrorKind::UnexpectedEof.into());
         }
         if let Some(head) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             let (length, closes) = framing(&buffer[..head])?;
@@ -298,7 +324,7 @@ async fn exchange(
     };
     while buffer.len() < end {
         if stream.read_buf(buffer).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(ErrorKind::UnexpectedEof.into());
         }
     }
     if closes {
@@ -321,7 +347,7 @@ fn framing(head: &[u8]) -> std::io::Result<(usize, bool)> {
             closes = value.eq_ignore_ascii_case(b"close");
         }
     }
-    Ok((length.ok_or(std::io::ErrorKind::InvalidData)?, closes))
+    Ok((length.ok_or(ErrorKind::InvalidData)?, closes))
 }
 
 /// A process that ends when this is dropped.

@@ -382,6 +382,7 @@ def http(table, loader, program, script, quick):
         gunicorn = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", "wsgi:app"]
         servers["server.py, gunicorn"] = Server(gunicorn, port, **options)
 
+    bare = {"a bare loop": Server([loader, "bare"])}
     started = {name: server.memory() for name, server in servers.items()}
     for connections, how, work in (
         (1, "load", "/predict, 1 connection, the client sleeps until it is answered"),
@@ -389,8 +390,9 @@ def http(table, loader, program, script, quick):
         (64, "load", "/predict, 64 connections"),
     ):
         say(work)
+        contenders = {**servers, **bare} if connections == 1 else servers
         results = alternate(
-            rounds, {name: lambda s=s: load(s, connections, how) for name, s in servers.items()}
+            rounds, {name: lambda s=s: load(s, connections, how) for name, s in contenders.items()}
         )
         for name, runs in results.items():
             details.append((
@@ -400,20 +402,22 @@ def http(table, loader, program, script, quick):
             ))
         rates = {name: [run["per_second"] for run in runs] for name, runs in results.items()}
         mine = rates["iforest-server"]
-        for other, target in (("the constant answer", 0.95), ("server.py, gunicorn", 500)):
+        for other, target in (("the constant answer", 0.95), ("server.py, gunicorn", 500), ("a bare loop", None)):
             if other not in rates:
-                table.skip(f"{work}, beside {other}", "not run: no --server")
+                if target:
+                    table.skip(f"{work}, beside {other}", "not run: no --server")
                 continue
             ratio, shown = ratios(mine, rates[other])
             figures = [f"{statistics.median(r):,.0f}/s" for r in (mine, rates[other])]
-            table.add(work, figures[0], other, figures[1], shown, f"≥ {target} ×", ratio >= target)
+            reached = ratio >= target if target else None
+            table.add(work, figures[0], other, figures[1], shown, f"≥ {target} ×" if target else "none", reached)
 
     loaded = servers["iforest-server"].memory("VmHWM")
     memory = [
         (name, started[name], server.memory("VmHWM"), server.first_answer)
         for name, server in servers.items()
     ]
-    for name, server in servers.items():
+    for name, server in {**servers, **bare}.items():
         if name != "iforest-server":
             server.stop()
 
@@ -521,7 +525,8 @@ def main():
     print(
         "Medians over rounds in alternating order. A ratio is the median of the rounds' ratios, so that what "
         "slows a whole round down drops out, with the lowest and the highest of them. The constant answer: "
-        "an axum handler that parses `{\"value\":x}` and returns a constant, under the same runtime. Client "
+        "an axum handler that parses `{\"value\":x}` and returns a constant, under the same runtime. "
+        "The bare loop: one thread that answers a constant to whatever it gets, unread, and never sleeps. Client "
         "(a thread for each core, together busy for the share of one shown) and servers share the cores; Flask's server and gunicorn "
         "close the connection after each answer, and their client connects anew."
     )
