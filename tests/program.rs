@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -262,22 +262,52 @@ fn one_connection_carries_many_requests() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
     for _ in 0..100 {
-        let body = r#"{"value": 2.5}"#;
-        let request = format!(
-            "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).expect("it reads");
-        let mut answer = Vec::new();
-        let mut buffer = [0; 1024];
-        while !answer.ends_with(b"}\n") {
-            let read = stream.read(&mut buffer).expect("it answers");
-            assert!(read > 0, "the connection was closed");
-            answer.extend_from_slice(&buffer[..read]);
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+        ask(&mut stream);
     }
+}
+
+/// Asks once and leaves the connection open.
+fn ask(stream: &mut TcpStream) {
+    let body = r#"{"value": 2.5}"#;
+    let request = format!(
+        "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = Vec::new();
+    let mut buffer = [0; 1024];
+    while !answer.ends_with(b"}\n") {
+        let read = stream.read(&mut buffer).expect("it answers");
+        assert!(read > 0, "the connection was closed");
+        answer.extend_from_slice(&buffer[..read]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+// After an answer the server looks for the next request for a moment before it sleeps. A gateway
+// must not spend a processor on that once nothing comes.
+#[cfg(target_os = "linux")]
+#[test]
+fn waits_for_the_next_request_without_using_the_processor() {
+    let server = Server::start(&[]);
+    let used = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        let ticks = |i: usize| fields[i].parse::<u64>().expect("a number");
+        // In the kernel's hundredths of a second, in user code and in the kernel.
+        ticks(11) + ticks(12)
+    };
+    let mut stream = server.connect();
+    for _ in 0..1000 {
+        ask(&mut stream);
+    }
+    let before = used();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let idle = used() - before;
+    assert!(idle <= 10, "{idle} hundredths of a second of silence");
+    ask(&mut stream);
 }
 
 /// A server with a large model called wide, and readings that keep it busy for a good while.
