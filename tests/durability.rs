@@ -414,6 +414,40 @@ fn a_newer_format_is_named_left_in_place_and_passed_over() {
     }
 }
 
+// While some of the servers of a store are updated, the others must not fill their logs.
+#[test]
+fn a_newer_format_is_not_named_again_after_every_change() {
+    let folder = Folder::new();
+    let newer = of_a_newer_format(&encoded(fit(10, readings(22, 60, 2))));
+    write(
+        &folder.version("motor", 1),
+        &encoded(fit(10, readings(21, 50, 2))),
+    );
+    write(&folder.version("motor", 2), &newer);
+    write(&folder.version("future", 1), &newer);
+    let options = ["--n-estimators", TREES, "--refresh-interval", "20ms"];
+    let server = start(&folder, &options);
+    let times_named = || server.log().matches("passed over").count();
+    assert_eq!(times_named(), 2);
+    for seed in 0..6 {
+        server.retrain("other", &readings(seed, 40, 1));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // At the start, and at the first look after it.
+    assert!(times_named() <= 4, "{}", server.log());
+    // A newer one is a new matter.
+    write(&folder.version("future", 2), &newer);
+    server.retrain("other", &readings(9, 40, 1));
+    server.wait_for_line(&version_path("models", "future", 2));
+    write(
+        &folder.version("future", 3),
+        &encoded(fit(10, readings(21, 50, 2))),
+    );
+    server.retrain("other", &readings(9, 40, 1));
+    server.wait_for_line("now served as another server stored it");
+    assert_eq!(server.model("future").version(), Some(3));
+}
+
 /// A whole file, but of a format that is not known yet.
 fn of_a_newer_format(bytes: &[u8]) -> Vec<u8> {
     let line_end = bytes.iter().position(|&byte| byte == b'\n');

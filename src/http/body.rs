@@ -1,11 +1,14 @@
 //! Bodies as they come and go: JSON with its content type, and how long it may be.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::error::ApiError;
 
@@ -13,6 +16,10 @@ pub(super) const JSON: (HeaderName, HeaderValue) = (
     header::CONTENT_TYPE,
     HeaderValue::from_static("application/json"),
 );
+
+/// How long nothing of a body may come. What has come of it takes memory, and where clients are cut
+/// off without a word nobody else would ever free that.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The body of a request that says it is JSON, not yet read, of at most `LIMIT` bytes.
 pub(super) struct JsonBody<const LIMIT: usize>(pub(super) Bytes);
@@ -30,7 +37,7 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for JsonBody<LIMIT> {
         if told.is_some_and(|length| length > LIMIT) {
             return Err(ApiError::too_large(LIMIT));
         }
-        Ok(Self(read(body, LIMIT).await?))
+        Ok(Self(read(body, LIMIT, PATIENCE).await?))
     }
 }
 
@@ -42,7 +49,7 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for MaybeJsonBody<LIMIT> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (head, body) = request.into_parts();
-        let body = read(body, LIMIT).await?;
+        let body = read(body, LIMIT, PATIENCE).await?;
         if !body.is_empty() && !is_json(&head.headers) {
             return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
         }
@@ -66,10 +73,15 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// Reads a body, of which nearly every one comes in one piece.
-async fn read(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
+async fn read(mut body: Body, limit: usize, patience: Duration) -> Result<Bytes, ApiError> {
     let mut first = Bytes::new();
     let mut all = Vec::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let come = first.len().max(all.len());
+        let frame = timeout(patience, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| ApiError::stalled(come, patience))? else {
+            break;
+        };
         let frame = frame.map_err(|_| ApiError::malformed("the body broke off"))?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -104,4 +116,21 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application")
         && (subtype.eq_ignore_ascii_case("json")
             || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("json")))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    // A gateway must get its memory back from clients that were cut off in the middle.
+    #[tokio::test]
+    async fn a_body_that_stops_coming_is_given_up() {
+        let parts = stream::iter(["{\"value\"", ": 2"].map(Ok::<_, std::io::Error>));
+        let body = Body::from_stream(parts.chain(stream::pending()));
+        let refused = read(body, 1024, Duration::from_millis(20)).await;
+        let expected = ApiError::stalled(11, Duration::from_millis(20));
+        assert_eq!(refused, Err(expected));
+    }
 }

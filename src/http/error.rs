@@ -1,5 +1,7 @@
 //! Every refusal as it goes over the wire: a status and `{"error":"…"}`.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -40,6 +42,14 @@ impl ApiError {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             format!("the header Content-Type must be application/json, got {got}"),
+        )
+    }
+
+    /// The rest of the body does not come.
+    pub(super) fn stalled(come: usize, patience: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body stopped after {come} bytes, and nothing came for {patience:?}"),
         )
     }
 

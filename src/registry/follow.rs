@@ -2,8 +2,8 @@
 //! change.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -93,6 +93,7 @@ pub(super) async fn open(
         turns: Arc::new(Turns::default()),
         fitter,
         waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
+        passed_over: Mutex::default(),
         // Told at the start too: a server that was killed may have left something untold.
         unannounced: AtomicBool::new(true),
     };
@@ -262,23 +263,37 @@ impl Shared {
         announced
     }
 
-    /// The models of which something else is stored than served.
+    /// The models of which something else is stored than served or passed over.
     async fn changed_models(&self) -> Result<BTreeSet<ModelName>, StoreError> {
         let mut stored = self.store.list().await?;
+        let passed_over = self.passed_over();
         let mut changed = BTreeSet::new();
         for (name, model) in self.models.all() {
             let stored = stored.remove(&name);
             let newest = stored.as_ref().and_then(|versions| versions.last());
-            let is_served = match (&model.version, newest) {
-                (Some(served), Some(newest)) => served.is(newest),
-                (served, newest) => served.is_none() && newest.is_none(),
+            let is_known = match (&model.version, newest) {
+                (served, Some(newest)) => [served.as_ref(), passed_over.get(&name)]
+                    .iter()
+                    .flatten()
+                    .any(|known| known.is(newest)),
+                (served, None) => served.is_none(),
             };
-            if !is_served {
+            if !is_known {
                 changed.insert(name);
             }
         }
+        stored.retain(|name, versions| {
+            let passed_over = passed_over.get(name).zip(versions.last());
+            passed_over.is_none_or(|(passed_over, newest)| !passed_over.is(newest))
+        });
         changed.extend(stored.into_keys());
         Ok(changed)
+    }
+
+    fn passed_over(&self) -> MutexGuard<'_, HashMap<ModelName, Version>> {
+        self.passed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at models; returns those for which it has to be done again, since they are being
@@ -321,6 +336,12 @@ impl Shared {
         if loaded.unread.is_some() && !self.store.is_folder() {
             return Ok(false);
         }
+        let newest = versions.last();
+        let newest = newest.filter(|_| loaded.newer && loaded.unread.is_none());
+        match newest {
+            Some(newest) => self.passed_over().insert(name.clone(), newest.clone()),
+            None => self.passed_over().remove(name),
+        };
         if let Some(model) = loaded.model {
             let version = model.version_number();
             self.models.set(name, Arc::new(model));

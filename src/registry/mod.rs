@@ -16,9 +16,10 @@ mod follow;
 mod models;
 mod turns;
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ndarray::Array2;
@@ -31,7 +32,7 @@ use self::models::Models;
 use self::turns::Turns;
 use crate::detector::{DetectorError, OutOfRange};
 use crate::forest::IsolationForestParams;
-use crate::store::{ModelName, ModelSettings, Store, StoreError};
+use crate::store::{ModelName, ModelSettings, Store, StoreError, Version};
 
 pub use models::Served;
 
@@ -108,6 +109,9 @@ struct Shared {
     turns: Arc<Turns>,
     fitter: Fitter,
     waiting_kib: Arc<Semaphore>,
+    /// The newest versions of models, where they are of a format that this program does not know
+    /// yet: they need not be read again after every change.
+    passed_over: Mutex<HashMap<ModelName, Version>>,
     /// Whether other servers are still to be told of a change.
     unannounced: AtomicBool,
 }
