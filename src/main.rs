@@ -25,6 +25,10 @@ use crate::config::Config;
 /// How long other servers may take to be told of the last change.
 const TELLING: Duration = Duration::from_secs(2);
 
+/// How many files, connections among them, may be open at the same time.
+#[cfg(unix)]
+const MOST_FILES: u64 = 65_536;
+
 fn main() -> ExitCode {
     let config = Config::parse();
     telemetry::start(config.log_level);
@@ -39,6 +43,10 @@ fn main() -> ExitCode {
 
 fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!("iforest-server {}", env!("CARGO_PKG_VERSION"));
+    // Each connection is a file, and the usual limit is for programs that ask for few. Where the
+    // system does not allow more, it stays.
+    #[cfg(unix)]
+    let _ = rlimit::increase_nofile_limit(MOST_FILES);
     let stop = stop_signal()?;
     let options = config.registry_options()?;
     // Bound before training, so that a port in use is told at once.

@@ -559,7 +559,13 @@ fn a_retrain_over_the_quota_is_refused_and_leaves_everything_as_it_was() {
     assert_eq!(folder.files("motor"), files);
     assert!(folder.files("default").is_empty() && folder.files("new").is_empty());
     assert_eq!(server.model("new").status, 404);
-    assert!(server.log().contains("a change was refused"));
+    assert!(
+        server
+            .log()
+            .contains("a retrain was refused, the model is as it was: the store failed"),
+        "{}",
+        server.log()
+    );
 
     // A second server, on what is there now: nothing half-written is served.
     let other = start(&folder, &[]);
@@ -918,6 +924,32 @@ fn versions_are_kept_as_many_as_told_and_a_rollback_lasts() {
     wait_until("one is left", || {
         folder.files("motor") == ["0000000008.iforest"]
     });
+}
+
+// A button that is pressed again and again must not fill the disk either.
+#[test]
+fn rollbacks_leave_twice_as_many_versions() {
+    let folder = Folder::new();
+    let server = start(&folder, &["--keep-versions", "2", "--n-estimators", TREES]);
+    for i in 0..2 {
+        server.retrain("motor", &readings(90 + i, 50, 2)).ok();
+    }
+    let first = r#"{"version":1}"#;
+    for _ in 0..2 {
+        server.send("/models/motor/rollback", first).ok();
+    }
+    assert_eq!(folder.files("motor").len(), 4);
+    for _ in 0..5 {
+        let newest = server.model("motor").version().expect("it is stored");
+        let newest = format!("{{\"version\":{newest}}}");
+        server.send("/models/motor/rollback", &newest).ok();
+    }
+    wait_until("four are left", || {
+        folder.files("motor").first().map(String::as_str) == Some("0000000006.iforest")
+    });
+    assert_eq!(folder.files("motor").len(), 4);
+    let answer = server.send("/models/motor/rollback", "");
+    assert_eq!(answer.status, 409, "{answer:?}");
 }
 
 // A site with a model for each of its sensors starts in seconds, tells that it does, and has each

@@ -693,7 +693,11 @@ async fn a_model_can_be_rolled_back_version_by_version() {
         }
         let answer = post(&router, &path("rollback"), "").await;
         assert_eq!(answer.status, StatusCode::CONFLICT);
-        assert!(answer.error().contains("that is older than the one served"));
+        let error = answer.error();
+        assert!(
+            error.contains("version 11, a copy of 1; kept are "),
+            "{error}"
+        );
         // The next training removes what is too old. It was answered before that was done.
         let body = json!({ "samples": [1, 2, 3] }).to_string();
         assert_eq!(
@@ -714,6 +718,24 @@ async fn a_model_can_be_rolled_back_version_by_version() {
     assert_eq!(answer.status, StatusCode::CONFLICT);
     let answer = post(&router, "/models/nobody/rollback", "").await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
+}
+
+// What a body claims to hold must not take memory before it is seen to be there: with 1,024 features
+// these readings would be 160 GB.
+#[tokio::test]
+async fn numbers_that_are_no_rows_take_no_memory() {
+    let router = server();
+    let names: Vec<_> = (0..1024).map(|i| format!("f{i}")).collect();
+    let ones = vec!["1"; 20_000_000].join(",");
+    let names = serde_json::to_string(&names).expect("names");
+    let body = format!("{{\"feature_names\":{names},\"samples\":[{ones}]}}");
+    let answer = post(&router, "/models/wide/retrain", body).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let error = answer.error();
+    assert!(
+        error.starts_with("samples[0] must be a list of 1024 numbers"),
+        "{error}"
+    );
 }
 
 /// The readings of the README's trap: 120 in steps of 0.25.

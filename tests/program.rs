@@ -310,6 +310,137 @@ fn waits_for_the_next_request_without_using_the_processor() {
     ask(&mut stream);
 }
 
+/// Sends a whole request, and reads only then: most clients do.
+fn send(server: &Server, head: &str, body: &str) -> String {
+    let mut stream = server.connect();
+    let head = format!("{head}\r\nHost: test\r\nContent-Length: {}\r\n", body.len());
+    write!(stream, "{head}\r\n{body}").expect("it reads");
+    let mut answer = String::new();
+    let shut = stream.shutdown(std::net::Shutdown::Write);
+    shut.expect("the connection is there");
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
+}
+
+// Whoever has said all there is to say still listens.
+#[test]
+fn answers_a_client_that_closes_its_side() {
+    let server = Server::start(&[]);
+    let head = "POST /predict HTTP/1.1\r\nContent-Type: application/json";
+    let answer = send(&server, head, r#"{"value": 2.5}"#);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let answer = send(&server, "GET /models HTTP/1.1", "");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+// A refusal that comes before a client has sent all is a broken pipe to many, Node.js among them.
+#[test]
+fn refusals_of_large_bodies_reach_the_client() {
+    let server = Server::start(&[]);
+    let body = " ".repeat(20_000_000);
+    let json = "\r\nContent-Type: application/json";
+    for (path, json, status) in [
+        ("/predict", json, "413 Payload Too Large"),
+        ("/retrain", "", "415 Unsupported Media Type"),
+        ("/models/m/predict", json, "413 Payload Too Large"),
+    ] {
+        let answer = send(&server, &format!("POST {path} HTTP/1.1{json}"), &body);
+        let expected = format!("HTTP/1.1 {status}\r\n");
+        assert!(answer.starts_with(&expected), "{path}: {answer}");
+    }
+}
+
+// Bodies that are on their way take memory too, however many clients send them.
+#[test]
+fn large_bodies_that_arrive_at_the_same_time_are_bounded() {
+    let server = Server::start(&[]);
+    let megabytes = |count: usize| " ".repeat(count * 1024 * 1024);
+    let stalled: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = server.connect();
+            write!(
+                stream,
+                "POST /retrain HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+                 Content-Length: 67108864\r\n\r\n{}",
+                megabytes(60)
+            )
+            .expect("it reads");
+            stream
+        })
+        .collect();
+    let body = format!("{{\"samples\":[1,2,3]{}}}", megabytes(30));
+    let json = "\r\nContent-Type: application/json";
+    let retrain = || send(&server, &format!("POST /retrain HTTP/1.1{json}"), &body);
+    let answer = retrain();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("too many large requests"), "{answer}");
+    let answer = server.post("/retrain", r#"{"samples": [1, 2, 3]}"#);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(stalled);
+    // That they are gone is seen a moment later.
+    let taken = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        retrain().starts_with("HTTP/1.1 200 ")
+    });
+    assert!(taken, "{}", server.log());
+}
+
+// A log on the disk that is full, or of a program that has ended, must not take the models with it.
+#[cfg(target_os = "linux")]
+#[test]
+fn serves_and_learns_where_nothing_can_be_logged() {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("bound").port().to_string();
+    drop(free);
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let mut process = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
+        .args(["--host", "127.0.0.1", "--port", &port, "--store", "memory:"])
+        .stderr(full.expect("it is there"))
+        .spawn()
+        .expect("the program starts");
+    let address = format!("127.0.0.1:{port}");
+    let listens = (0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        TcpStream::connect(&address).is_ok()
+    });
+    assert!(listens);
+    for (body, status) in [
+        (r#"{"samples": []}"#, "422"),
+        (r#"{"samples": [1, 2, 3]}"#, "200"),
+        (r#"{"samples": [1, null]}"#, "422"),
+        (r#"{"samples": [1, 2, 3]}"#, "200"),
+    ] {
+        let answer = post(&address, "/retrain", body);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
+    let stopped = Command::new("kill").arg(process.id().to_string()).status();
+    assert!(stopped.expect("kill is there").success());
+    assert_eq!(process.wait().expect("it ends").code(), Some(0));
+}
+
+// Clients that wait where the system has no more sockets are found in the log.
+#[cfg(unix)]
+#[test]
+fn says_that_connections_have_to_wait() {
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_iforest-server");
+    command
+        .args(["-c", &format!("ulimit -n 40 && exec {program} --port 0")])
+        .env("IFOREST_HOST", "127.0.0.1")
+        .env("IFOREST_STORE", "memory:");
+    let server = Server::spawn(command);
+    let open: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    server.wait_for_line("new connections have to wait");
+    drop(open);
+    let answer = server.post("/predict", r#"{"value": 2.5}"#);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let told = server.log().matches("have to wait").count();
+    assert_eq!(told, 1, "{}", server.log());
+}
+
 /// A server with a large model called wide, and readings that keep it busy for a good while.
 fn with_long_batches() -> (Server, String) {
     let server = Server::start(&["--random-state", "42"]);

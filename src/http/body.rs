@@ -1,5 +1,6 @@
 //! Bodies as they come and go: JSON with its content type, and how long it may be.
 
+use std::error::Error;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -8,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::error::ApiError;
@@ -21,6 +23,16 @@ pub(super) const JSON: (HeaderName, HeaderValue) = (
 /// off without a word nobody else would ever free that.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many KiB of bodies may be arriving at the same time; only [`LARGE`] ones count.
+static ARRIVING_KIB: Semaphore = Semaphore::const_new(256 * 1024);
+
+/// From how many bytes on a body counts.
+const LARGE: usize = 64 * 1024;
+
+/// How long, and how many bytes, a refused body may still come.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
+const MAX_REFUSED: usize = 64 * 1024 * 1024;
+
 /// The body of a request that says it is JSON, not yet read, of at most `LIMIT` bytes.
 pub(super) struct JsonBody<const LIMIT: usize>(pub(super) Bytes);
 
@@ -28,16 +40,21 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for JsonBody<LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let (head, body) = request.into_parts();
-        if !is_json(&head.headers) {
-            return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
-        }
+        let (head, mut body) = request.into_parts();
         let told = head.headers.get(header::CONTENT_LENGTH);
         let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if told.is_some_and(|length| length > LIMIT) {
-            return Err(ApiError::too_large(LIMIT));
+        let read = if !is_json(&head.headers) {
+            Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)))
+        } else if told.is_some_and(|length| length > LIMIT) {
+            Err(ApiError::too_large(LIMIT))
+        } else {
+            read(&mut body, LIMIT, PATIENCE).await
+        };
+        // Who expects to be told to go on has sent nothing yet.
+        if read.is_err() && !head.headers.contains_key(header::EXPECT) {
+            discard(body).await;
         }
-        Ok(Self(read(body, LIMIT, PATIENCE).await?))
+        read.map(Self)
     }
 }
 
@@ -48,8 +65,8 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for MaybeJsonBody<LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let (head, body) = request.into_parts();
-        let body = read(body, LIMIT, PATIENCE).await?;
+        let (head, mut body) = request.into_parts();
+        let body = read(&mut body, LIMIT, PATIENCE).await?;
         if !body.is_empty() && !is_json(&head.headers) {
             return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
         }
@@ -73,19 +90,27 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// Reads a body, of which nearly every one comes in one piece.
-async fn read(mut body: Body, limit: usize, patience: Duration) -> Result<Bytes, ApiError> {
+async fn read(body: &mut Body, limit: usize, patience: Duration) -> Result<Bytes, ApiError> {
     let mut first = Bytes::new();
     let mut all = Vec::new();
+    let mut counted = None;
     loop {
         let come = first.len().max(all.len());
         let frame = timeout(patience, body.frame()).await;
         let Some(frame) = frame.map_err(|_| ApiError::stalled(come, patience))? else {
             break;
         };
-        let frame = frame.map_err(|_| ApiError::malformed("the body broke off"))?;
-        let Ok(data) = frame.into_data() else {
+        let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else {
             continue;
         };
+        let come = come + data.len();
+        // The length need not be told beforehand.
+        if come > limit {
+            return Err(ApiError::too_large(limit));
+        }
+        if come > LARGE {
+            count(&mut counted, come)?;
+        }
         if first.is_empty() {
             first = data;
         } else {
@@ -94,12 +119,42 @@ async fn read(mut body: Body, limit: usize, patience: Duration) -> Result<Bytes,
             }
             all.extend_from_slice(&data);
         }
-        // The length need not be told beforehand.
-        if first.len().max(all.len()) > limit {
-            return Err(ApiError::too_large(limit));
-        }
     }
     Ok(if all.is_empty() { first } else { all.into() })
+}
+
+/// Counts a body of which so many bytes have come.
+fn count(counted: &mut Option<SemaphorePermit<'_>>, come: usize) -> Result<(), ApiError> {
+    let before = counted.as_ref().map_or(0, SemaphorePermit::num_permits);
+    let more = come.div_ceil(1024).saturating_sub(before);
+    let more = ARRIVING_KIB.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+    let more = more.map_err(|_| ApiError::too_many_large())?;
+    match counted {
+        Some(counted) => counted.merge(more),
+        None => *counted = Some(more),
+    }
+    Ok(())
+}
+
+/// Why a body could not be read to its end: the first cause tells most.
+fn broken(error: &dyn Error) -> ApiError {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    ApiError::malformed(format!("the body broke off: {cause}"))
+}
+
+/// Lets the rest of a refused body come: many clients look for an answer only once they have sent
+/// all, and see a broken connection where nobody reads that.
+async fn discard(mut body: Body) {
+    let mut come = 0;
+    let discarded = async {
+        while let (Some(Ok(frame)), ..=MAX_REFUSED) = (body.frame().await, come) {
+            come += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = timeout(REFUSED_PATIENCE, discarded).await;
 }
 
 /// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.
@@ -128,8 +183,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_stops_coming_is_given_up() {
         let parts = stream::iter(["{\"value\"", ": 2"].map(Ok::<_, std::io::Error>));
-        let body = Body::from_stream(parts.chain(stream::pending()));
-        let refused = read(body, 1024, Duration::from_millis(20)).await;
+        let mut body = Body::from_stream(parts.chain(stream::pending()));
+        let refused = read(&mut body, 1024, Duration::from_millis(20)).await;
         let expected = ApiError::stalled(11, Duration::from_millis(20));
         assert_eq!(refused, Err(expected));
     }

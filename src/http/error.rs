@@ -1,5 +1,6 @@
 //! Every refusal as it goes over the wire: a status and `{"error":"…"}`.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -60,6 +61,14 @@ impl ApiError {
         )
     }
 
+    /// More of large bodies is arriving than the server takes.
+    pub(super) fn too_many_large() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many large requests arrive at the same time; try again later",
+        )
+    }
+
     pub(super) fn not_found(path: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -93,6 +102,12 @@ impl ApiError {
     }
 }
 
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> Self {
         let status = match &error {
@@ -114,7 +129,7 @@ impl From<ChangeError> for ApiError {
                 );
             }
             ChangeError::NoModel(_) | ChangeError::NoVersion { .. } => StatusCode::NOT_FOUND,
-            ChangeError::NoOlderVersion(_)
+            ChangeError::NoOlderVersion { .. }
             | ChangeError::Unreadable { .. }
             | ChangeError::DefaultStays => StatusCode::CONFLICT,
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use super::{ChangeError, Options, Served, Shared, Training};
+use super::{Change, ChangeError, Options, Served, Shared, Training};
 use crate::detector::Detector;
 use crate::store::{self, ModelName, ReadError, Record, Store, StoreError, Version, Written};
 
@@ -76,7 +76,12 @@ impl Shared {
                 }
             }
         }
-        Err(ChangeError::NoOlderVersion(name.clone()))
+        Err(ChangeError::NoOlderVersion {
+            name: name.clone(),
+            served: served.version_number(),
+            restored_from: served.restored_from,
+            kept,
+        })
     }
 
     pub(super) async fn delete(&self, name: &ModelName) -> Result<(), ChangeError> {
@@ -105,7 +110,7 @@ impl Shared {
 
     /// What can be done after a change was answered: tells other servers, and removes versions that
     /// are too old.
-    pub(super) async fn tidy(&self, name: &ModelName, prune: bool) {
+    pub(super) async fn tidy(&self, name: &ModelName, change: Change) {
         let announced = async {
             if self.store.is_shared() {
                 self.announce().await?;
@@ -113,11 +118,11 @@ impl Shared {
             Ok::<_, StoreError>(())
         };
         let removed = async {
-            if !prune {
+            let Some(kept) = change.keeps(&self.options) else {
                 return Ok(());
-            }
+            };
             let versions = self.store.versions(name).await?;
-            let too_many = versions.len().saturating_sub(self.options.keep_versions);
+            let too_many = versions.len().saturating_sub(kept);
             self.store.remove(name, &versions[..too_many]).await
         };
         // Both, whatever comes of the other: where a disk is full, the removal makes room.

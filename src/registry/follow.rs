@@ -13,7 +13,7 @@ use super::changes::{encode, fit, store_next};
 use super::fitter::Fitter;
 use super::models::Models;
 use super::turns::Turns;
-use super::{First, MAX_WAITING_KIB, Options, Served, SetupError, Shared, Training};
+use super::{Change, First, MAX_WAITING_KIB, Options, Served, SetupError, Shared, Training};
 use crate::store::{FormatError, ModelName, ReadError, Store, StoreError, Version};
 
 /// How many models are read at the same time.
@@ -98,7 +98,7 @@ pub(super) async fn open(
         unannounced: AtomicBool::new(true),
     };
     if changed {
-        shared.tidy(&name, true).await;
+        shared.tidy(&name, Change::Retrain).await;
     }
     Ok((shared, seen))
 }

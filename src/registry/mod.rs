@@ -17,10 +17,10 @@ mod models;
 mod turns;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use ndarray::Array2;
 use thiserror::Error;
@@ -168,8 +168,21 @@ pub enum ChangeError {
         kept: Vec<u64>,
     },
     /// There is no version to roll back to.
-    #[error("no version of model {0} is kept that is older than the one served")]
-    NoOlderVersion(ModelName),
+    #[error(
+        "no version is kept that is older than what model {name} serves, {}; kept are {}",
+        served_as(*served, *restored_from),
+        list(kept)
+    )]
+    NoOlderVersion {
+        /// The model.
+        name: ModelName,
+        /// The version that is served, if it is stored.
+        served: Option<u64>,
+        /// The version that it is a copy of.
+        restored_from: Option<u64>,
+        /// Those there are.
+        kept: Vec<u64>,
+    },
     /// The version asked for is no whole model.
     #[error("version {wanted} of model {name} cannot be served: {problem}")]
     Unreadable {
@@ -185,6 +198,14 @@ pub enum ChangeError {
         "the model default cannot be deleted, since /predict asks it; retrain it or roll it back"
     )]
     DefaultStays,
+}
+
+fn served_as(served: Option<u64>, restored_from: Option<u64>) -> String {
+    match (served, restored_from) {
+        (Some(served), Some(original)) => format!("version {served}, a copy of {original}"),
+        (Some(served), None) => format!("version {served}"),
+        (None, _) => "which is not stored".to_owned(),
+    }
 }
 
 fn list(versions: &[u64]) -> String {
@@ -257,7 +278,7 @@ impl Registry {
     /// # Errors
     ///
     /// What `read` returns, or a [`ChangeError`]; the model is then as it was.
-    pub async fn retrain<E: From<ChangeError> + Send + 'static>(
+    pub async fn retrain<E: From<ChangeError> + fmt::Display + Send + 'static>(
         &self,
         name: &ModelName,
         size: usize,
@@ -267,7 +288,7 @@ impl Registry {
         let waiting = Arc::clone(&self.shared.waiting_kib);
         let waiting = waiting.try_acquire_many_owned(kib);
         let waiting = waiting.map_err(|_| ChangeError::Busy)?;
-        self.change(name, true, |shared, name| async move {
+        self.change(name, Change::Retrain, |shared, name| async move {
             let retrained = shared.retrain(&name, read).await;
             drop(waiting);
             retrained
@@ -286,7 +307,7 @@ impl Registry {
         name: &ModelName,
         version: Option<u64>,
     ) -> Result<Arc<Served>, ChangeError> {
-        self.change(name, false, move |shared, name| async move {
+        self.change(name, Change::Rollback, move |shared, name| async move {
             shared.rollback(&name, version).await
         })
         .await
@@ -298,7 +319,7 @@ impl Registry {
     ///
     /// [`ChangeError`]; the model is then served as before.
     pub async fn delete(&self, name: &ModelName) -> Result<(), ChangeError> {
-        self.change(name, false, |shared, name| async move {
+        self.change(name, Change::Deletion, |shared, name| async move {
             shared.delete(&name).await
         })
         .await
@@ -327,17 +348,16 @@ impl Registry {
         }
     }
 
-    /// Makes a change on the background thread once it is its turn. Those that bring new readings
-    /// prune: the versions that are too old are removed then.
+    /// Makes a change on the background thread once it is its turn.
     async fn change<T, E, F>(
         &self,
         name: &ModelName,
-        prune: bool,
+        kind: Change,
         change: impl FnOnce(Arc<Shared>, ModelName) -> F,
     ) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<ChangeError> + Send + 'static,
+        E: From<ChangeError> + fmt::Display + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let place = self.shared.turns.enter(name, MAX_WAITING);
@@ -349,16 +369,47 @@ impl Registry {
             let _turn = place.turn().await;
             let changed = change.await;
             let is_changed = changed.is_ok();
-            if !is_changed {
-                tracing::warn!(model = %name, "a change was refused; the model is as it was");
+            if let Err(error) = &changed {
+                tracing::warn!(model = %name, "{kind} refused, the model is as it was: {error}");
             }
             // Nobody to tell: the caller has gone.
             let _ = tell.send(changed);
             if is_changed {
-                shared.tidy(&name, prune).await;
+                shared.tidy(&name, kind).await;
             }
         });
         told.await.map_err(|_| ChangeError::Interrupted)?
+    }
+}
+
+/// What is done to a model.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Retrain,
+    Rollback,
+    Deletion,
+}
+
+impl Change {
+    /// How many versions are left after it, the newest ones, where it removes any.
+    fn keeps(self, options: &Options) -> Option<usize> {
+        match self {
+            Self::Retrain => Some(options.keep_versions),
+            // Each rollback adds a copy and goes one further back, until all that retrains left
+            // have been served once more.
+            Self::Rollback => Some(options.keep_versions.saturating_mul(2)),
+            Self::Deletion => None,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Retrain => "a retrain was",
+            Self::Rollback => "a rollback was",
+            Self::Deletion => "a deletion was",
+        })
     }
 }
 

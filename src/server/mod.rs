@@ -11,7 +11,7 @@ use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -31,8 +31,15 @@ pub const GRACE: Duration = Duration::from_secs(10);
 /// every few minutes.
 const IDLE: Duration = Duration::from_secs(600);
 
+/// How long an answer may wait for its client to take it, where the system can tell.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNREAD: Duration = Duration::from_secs(60);
+
 /// How long to wait before accepting again when the system has no more sockets.
 const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
+
+/// How long the log is not told of that again.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Serves until `shutdown` completes; then takes no more connections and waits for the requests in
 /// flight, for at most `grace`.
@@ -68,9 +75,10 @@ pub fn run(
     runtime()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let mut shutdown = pin!(shutdown);
+        let mut told = None;
         for (connections, _) in workers.iter().cycle() {
             let stream = tokio::select! {
-                stream = accept(&listener) => stream,
+                stream = accept(&listener, &mut told) => stream,
                 () = &mut shutdown => return Ok(()),
             };
             // A thread that is gone serves nothing; the others go on.
@@ -98,18 +106,23 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-async fn accept(listener: &tokio::net::TcpListener) -> std::net::TcpStream {
+/// Waits for a connection. `told` is when the log was told that the system has no more.
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    told: &mut Option<Instant>,
+) -> std::net::TcpStream {
     loop {
-        match listener
-            .accept()
-            .await
-            .and_then(|(stream, _)| stream.into_std())
-        {
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => return stream,
-            // The peer gave up before it was accepted, or the system is out of sockets. Neither
-            // may end the server.
+            // The peer gave up before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            // The system is out of sockets, which may not end the server.
             Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
+                if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                    tracing::warn!("new connections have to wait: {error}");
+                    *told = Some(Instant::now());
+                }
                 tokio::time::sleep(OUT_OF_SOCKETS).await;
             }
         }
@@ -127,6 +140,8 @@ async fn serve(
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+    // A client may say that it has no more to send, and wait for its answer.
+    http.half_close(true);
     let service = TowerToHyperService::new(router);
     loop {
         let stream = tokio::select! {
@@ -139,6 +154,9 @@ async fn serve(
         };
         // Answers are small and must not wait for more to be sent with them.
         let _ = stream.set_nodelay(true);
+        // A client that was cut off without a word, or that reads no answers, would keep them here.
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };

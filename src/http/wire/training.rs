@@ -191,7 +191,9 @@ fn rows(
             json::shown(first)
         )));
     }
-    let mut values = Vec::with_capacity(items.len().saturating_mul(features));
+    // Not more than the body can hold: what it claims to be is not checked yet.
+    let numbers = items.len().saturating_mul(features);
+    let mut values = Vec::with_capacity(numbers.min(raw.get().len() / 2));
     for (i, item) in items.iter().enumerate() {
         let row = question::row(item, &|| format!("samples[{i}]"), features, names);
         values.extend(row?);
