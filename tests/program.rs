@@ -62,6 +62,11 @@ fn starts_says_how_to_call_it_and_answers() {
 
     let answer = server.post("/retrain", r#"{"samples": [9, 9.1, 9.2, 9.3]}"#);
     assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
+    // As server.py, which takes no settings; but whoever counts on one is told.
+    let body = r#"{"samples": [9, 9.1, 9.2, 9.3], "out_of_range": "anomaly"}"#;
+    let answer = server.post("/retrain", body);
+    assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
+    server.wait_for_line("out_of_range has no effect at /retrain");
     let answer = server.post("/predict", r#"{"value": 2.5}"#);
     assert!(answer.contains("Anomaly Detected"), "{answer}");
 }

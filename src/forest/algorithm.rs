@@ -311,6 +311,8 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
             threshold: 0.0,
         });
 
+        // Of millions of rows they take as much as the scores.
+        drop(targets);
         let mut scores = vec![0.0; rows.nrows()];
         forest.evaluator.score_samples(rows, &mut scores);
         // The products are PyOD's and scikit-learn's own; their rounding matters.

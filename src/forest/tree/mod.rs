@@ -178,10 +178,14 @@ struct SortedColumn {
 /// Forests of fewer rows than this in all their trees are grown by one thread.
 const PARALLEL_FROM: usize = 100 * 1024;
 
+/// Of how many times the rows that all trees draw the sorting pays. Beyond, most of what is sorted
+/// is never drawn, and takes 28 bytes a row.
+const WORTH_SORTING: usize = 2;
+
 impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
     /// Grows one tree for each seed. Trees do not depend on each other, so threads share them out.
     pub(super) fn grow(&self, seeds: &[u32]) -> Result<Trees, FitError> {
-        let column = self.sorted_column();
+        let column = self.sorted_column(seeds.len());
         if seeds.len() * (self.max_samples * self.n_features) as usize <= PARALLEL_FROM {
             return self.grow_in_turn(seeds, column.as_ref());
         }
@@ -234,9 +238,11 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
         Ok(trees)
     }
 
-    /// Sorted rows, where trees can be grown from them.
-    fn sorted_column(&self) -> Option<SortedColumn> {
-        if self.n_features > 1 || self.max_samples > sorted::MAX_ROWS {
+    /// Sorted rows, where so many trees can be grown from them, and are grown sooner.
+    fn sorted_column(&self, trees: usize) -> Option<SortedColumn> {
+        let drawn = trees.saturating_mul(self.max_samples as usize);
+        let pays = self.n_rows as usize <= drawn.saturating_mul(WORTH_SORTING);
+        if self.n_features > 1 || self.max_samples > sorted::MAX_ROWS || !pays {
             return None;
         }
         let mut order: Vec<(f32, u32)> = (0..self.n_rows)

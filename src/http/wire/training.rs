@@ -30,6 +30,18 @@ const MAX_DRAWN: usize = 1_000_000;
 /// The longest name of a feature, in bytes.
 const MAX_FEATURE_NAME: usize = 128;
 
+/// What a retrain may tell.
+const FIELDS: [&str; 8] = [
+    "samples",
+    "contamination",
+    "n_estimators",
+    "max_samples",
+    "random_state",
+    "feature_names",
+    "out_of_range",
+    "out_of_range_margin",
+];
+
 const EXAMPLE: &str = r#"{"samples": [2.4, 2.5, 2.6]}"#;
 
 /// Reads the body of a model's retrain: rows, and what shall hold for this model. What is not told
@@ -49,20 +61,7 @@ pub(in crate::http) fn training(
         feature_names,
         out_of_range,
         out_of_range_margin,
-    ] = json::only_fields(
-        &text,
-        [
-            "samples",
-            "contamination",
-            "n_estimators",
-            "max_samples",
-            "random_state",
-            "feature_names",
-            "out_of_range",
-            "out_of_range_margin",
-        ],
-        EXAMPLE,
-    )?;
+    ] = json::only_fields(&text, FIELDS, EXAMPLE)?;
     let mut settings = model.map_or_else(ModelSettings::default, |model| model.settings.clone());
     set(&mut settings.contamination, contamination, |raw| {
         json::number(raw).map_err(|problem| problem.at("contamination", raw))
@@ -257,9 +256,19 @@ fn names(raw: &RawValue) -> Result<Vec<String>, ApiError> {
 /// is flattened. One row per reading.
 pub(in crate::http) fn flat(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     let text = json::decode(body)?;
-    let [raw] = json::fields(&text, ["samples"], EXAMPLE)?;
+    let [raw, settings @ ..] = json::fields(&text, FIELDS, EXAMPLE)?;
     let raw = raw.ok_or_else(|| json::missing("samples", EXAMPLE))?;
+    let told = FIELDS[1..].iter().zip(settings);
+    if let Some((setting, _)) = told.into_iter().find(|(_, value)| value.is_some()) {
+        tracing::warn!(
+            "{setting} has no effect at /retrain, which takes samples alone, as server.py does; \
+             /models/default/retrain takes it"
+        );
+    }
     let mut samples = Samples {
+        // As many numbers as the text can hold: grown step by step, millions are copied, and need
+        // twice the memory for a moment.
+        values: Vec::with_capacity(raw.get().len() / 2),
         shape: vec![None; MAX_NESTING],
         ..Samples::default()
     };
