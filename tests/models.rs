@@ -882,6 +882,14 @@ async fn the_size_of_a_model_is_bounded() {
         assert!(answer.error().contains(expected), "{}", answer.body);
         assert!(answer.body.len() < 500, "{}", answer.body.len());
     }
+    let half_a_million = vec!["[1,2]"; 520_000].join(",");
+    let long = format!("{{\"n_estimators\":3900,\"samples\":[{half_a_million}]}}");
+    let answer = post(&router, "/models/m/retrain", long).await;
+    let error = answer.error();
+    assert!(
+        error.contains("at most 2000000000, got 3900 times 520000"),
+        "{error}"
+    );
     // What was allowed for few readings is not for many.
     let few = json!({ "samples": [1, 2, 3], "n_estimators": 10_000, "max_samples": 1.0 });
     json_of(&post(&router, "/models/default/retrain", few.to_string()).await);

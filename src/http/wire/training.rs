@@ -27,6 +27,11 @@ const MAX_FEATURES: usize = 1024;
 /// their number: such a model takes up to 100 MB.
 const MAX_DRAWN: usize = 1_000_000;
 
+/// The most walks down trees that the threshold of a model of several features may take, one for each
+/// reading and tree, where a request chooses the number of trees: some seconds, in which the
+/// retrains of all other models wait.
+const MAX_WALKS: usize = 2_000_000_000;
+
 /// The longest name of a feature, in bytes.
 const MAX_FEATURE_NAME: usize = 128;
 
@@ -120,7 +125,8 @@ pub(in crate::http) fn training(
     })
 }
 
-/// Refuses a forest that takes more memory than whoever may ask for it should be able to take.
+/// Refuses a forest that takes more memory or time than whoever may ask for it should be able to
+/// take.
 /// What the operator of the server chose is left to them.
 pub(in crate::http) fn check_size(
     settings: &ModelSettings,
@@ -143,6 +149,11 @@ pub(in crate::http) fn check_size(
         return Err(ApiError::unprocessable(format!(
             "n_estimators times the readings per tree, which max_samples sets, must be at most \
              {MAX_DRAWN}, got {trees} times {rows}"
+        )));
+    }
+    if features > 1 && trees.saturating_mul(samples) > MAX_WALKS {
+        return Err(ApiError::unprocessable(format!(
+            "n_estimators times samples must be at most {MAX_WALKS}, got {trees} times {samples}"
         )));
     }
     Ok(())
