@@ -63,10 +63,10 @@ fn starts_says_how_to_call_it_and_answers() {
     let answer = server.post("/retrain", r#"{"samples": [9, 9.1, 9.2, 9.3]}"#);
     assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
     // As server.py, which takes no settings; but whoever counts on one is told.
-    let body = r#"{"samples": [9, 9.1, 9.2, 9.3], "out_of_range": "anomaly"}"#;
+    let body = r#"{"samples": [9, 9.1, 9.2, 9.3], "out_of_range": "anomaly", "n_estimators": 9}"#;
     let answer = server.post("/retrain", body);
     assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
-    server.wait_for_line("out_of_range has no effect at /retrain");
+    server.wait_for_line("n_estimators, out_of_range have no effect at /retrain");
     let answer = server.post("/predict", r#"{"value": 2.5}"#);
     assert!(answer.contains("Anomaly Detected"), "{answer}");
 }
@@ -355,6 +355,30 @@ fn refusals_of_large_bodies_reach_the_client() {
     }
 }
 
+// As curl sends large bodies: it waits to be told to go on, is told, and is refused in the middle.
+#[test]
+fn a_refusal_reaches_a_client_that_was_told_to_go_on() {
+    let server = Server::start(&[]);
+    let mut stream = server.connect();
+    let head = "POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+                Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("it reads");
+    let told = "HTTP/1.1 100 Continue\r\n\r\n";
+    let mut read = vec![0; told.len()];
+    stream.read_exact(&mut read).expect("it answers");
+    assert_eq!(String::from_utf8_lossy(&read), told);
+    let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
+    for _ in 0..20 {
+        stream.write_all(chunk.as_bytes()).expect("it still reads");
+        // Slower than the server reads.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    stream.write_all(b"0\r\n\r\n").expect("it still reads");
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).expect("it answers");
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 413");
+}
+
 // Bodies that are on their way take memory too, however many clients send them.
 #[test]
 fn large_bodies_that_arrive_at_the_same_time_are_bounded() {
@@ -381,6 +405,9 @@ fn large_bodies_that_arrive_at_the_same_time_are_bounded() {
     assert!(answer.contains("too many large requests"), "{answer}");
     let answer = server.post("/retrain", r#"{"samples": [1, 2, 3]}"#);
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let question = format!("{{\"values\":[1,2,3]{}}}", " ".repeat(1_000_000));
+    let answer = server.post("/predict", &question);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     drop(stalled);
     // That they are gone is seen a moment later.
     let taken = (0..100).any(|_| {
@@ -390,25 +417,51 @@ fn large_bodies_that_arrive_at_the_same_time_are_bounded() {
     assert!(taken, "{}", server.log());
 }
 
+// What a client sends must not look like a line of the log.
+#[test]
+fn clients_write_no_lines_of_the_log() {
+    let server = Server::start(&[]);
+    let body = "{\"samples\": {\"a\":\n1,\n\"2026-01-01T00:00:00Z ERROR forged\": 2}}";
+    let answer = server.post("/models/m/retrain", body);
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+    let line = server.wait_for_line("a retrain was refused");
+    assert!(line.contains("forged"), "{line}");
+}
+
 // A log on the disk that is full, or of a program that has ended, must not take the models with it.
 #[cfg(target_os = "linux")]
 #[test]
 fn serves_and_learns_where_nothing_can_be_logged() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = free.local_addr().expect("bound").port().to_string();
-    drop(free);
-    let full = std::fs::File::options().write(true).open("/dev/full");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
-        .args(["--host", "127.0.0.1", "--port", &port, "--store", "memory:"])
-        .stderr(full.expect("it is there"))
-        .spawn()
-        .expect("the program starts");
-    let address = format!("127.0.0.1:{port}");
-    let listens = (0..500).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        TcpStream::connect(&address).is_ok()
-    });
-    assert!(listens);
+    /// Ended when dropped, whatever a test finds.
+    struct Ends(std::process::Child);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let start = || {
+        // Free a moment ago: nothing can be read from a log that cannot be written.
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("bound").port().to_string();
+        drop(free);
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let process = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
+            .args(["--host", "127.0.0.1", "--port", &port, "--store", "memory:"])
+            .stderr(full.expect("it is there"))
+            .spawn();
+        let mut process = Ends(process.expect("the program starts"));
+        let address = format!("127.0.0.1:{port}");
+        while process.0.try_wait().expect("it can be asked").is_none() {
+            if TcpStream::connect(&address).is_ok() {
+                return Some((process, address));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        None
+    };
+    let started = (0..5).find_map(|_| start());
+    let (mut process, address) = started.expect("it starts although it cannot say so");
     for (body, status) in [
         (r#"{"samples": []}"#, "422"),
         (r#"{"samples": [1, 2, 3]}"#, "200"),
@@ -416,28 +469,30 @@ fn serves_and_learns_where_nothing_can_be_logged() {
         (r#"{"samples": [1, 2, 3]}"#, "200"),
     ] {
         let answer = post(&address, "/retrain", body);
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}"
-        );
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&expected), "{answer}");
     }
-    let stopped = Command::new("kill").arg(process.id().to_string()).status();
+    let id = process.0.id().to_string();
+    let stopped = Command::new("kill").arg(id).status();
     assert!(stopped.expect("kill is there").success());
-    assert_eq!(process.wait().expect("it ends").code(), Some(0));
+    assert_eq!(process.0.wait().expect("it ends").code(), Some(0));
 }
 
 // Clients that wait where the system has no more sockets are found in the log.
 #[cfg(unix)]
 #[test]
 fn says_that_connections_have_to_wait() {
+    // Each thread that serves has files of its own.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let files = 30 + 5 * cores;
     let mut command = Command::new("sh");
-    let program = env!("CARGO_BIN_EXE_iforest-server");
     command
-        .args(["-c", &format!("ulimit -n 40 && exec {program} --port 0")])
+        .args(["-c", &format!("ulimit -n {files} && exec \"$0\" --port 0")])
+        .arg(env!("CARGO_BIN_EXE_iforest-server"))
         .env("IFOREST_HOST", "127.0.0.1")
         .env("IFOREST_STORE", "memory:");
     let server = Server::spawn(command);
-    let open: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    let open: Vec<_> = (0..files + 10).map(|_| server.connect()).collect();
     server.wait_for_line("new connections have to wait");
     drop(open);
     let answer = server.post("/predict", r#"{"value": 2.5}"#);

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::MAX_PREDICT_BODY;
 use super::error::ApiError;
 
 pub(super) const JSON: (HeaderName, HeaderValue) = (
@@ -26,11 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many KiB of bodies may be arriving at the same time; only [`LARGE`] ones count.
 static ARRIVING_KIB: Semaphore = Semaphore::const_new(256 * 1024);
 
-/// From how many bytes on a body counts.
-const LARGE: usize = 64 * 1024;
+/// From how many bytes on a body counts. No question is as large, so uploads that crawl keep none
+/// from being asked.
+const LARGE: usize = MAX_PREDICT_BODY;
 
-/// How long, and how many bytes, a refused body may still come.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
+/// For how long a refused body may pause and still be let come, how long that may take in all, and
+/// how many bytes of it.
+const REFUSED_PATIENCE: Duration = Duration::from_millis(500);
+const REFUSED_TIME: Duration = Duration::from_secs(30);
 const MAX_REFUSED: usize = 64 * 1024 * 1024;
 
 /// The body of a request that says it is JSON, not yet read, of at most `LIMIT` bytes.
@@ -43,18 +47,23 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for JsonBody<LIMIT> {
         let (head, mut body) = request.into_parts();
         let told = head.headers.get(header::CONTENT_LENGTH);
         let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let read = if !is_json(&head.headers) {
-            Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)))
+        let refused = if !is_json(&head.headers) {
+            Some(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)))
         } else if told.is_some_and(|length| length > LIMIT) {
-            Err(ApiError::too_large(LIMIT))
+            Some(ApiError::too_large(LIMIT))
         } else {
-            read(&mut body, LIMIT, PATIENCE).await
+            None
         };
-        // Who expects to be told to go on has sent nothing yet.
-        if read.is_err() && !head.headers.contains_key(header::EXPECT) {
-            discard(body).await;
+        match refused {
+            None => Ok(Self(read(&mut body, LIMIT, PATIENCE).await?)),
+            Some(error) => {
+                // Who waits to be told to go on has sent nothing yet.
+                if !head.headers.contains_key(header::EXPECT) {
+                    discard(&mut body).await;
+                }
+                Err(error)
+            }
         }
-        read.map(Self)
     }
 }
 
@@ -105,11 +114,17 @@ async fn read(body: &mut Body, limit: usize, patience: Duration) -> Result<Bytes
         };
         let come = come + data.len();
         // The length need not be told beforehand.
-        if come > limit {
-            return Err(ApiError::too_large(limit));
-        }
-        if come > LARGE {
-            count(&mut counted, come)?;
+        let fits = if come > limit {
+            Err(ApiError::too_large(limit))
+        } else if come > LARGE {
+            count(&mut counted, come)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = fits {
+            drop((first, all, counted));
+            discard(body).await;
+            return Err(error);
         }
         if first.is_empty() {
             first = data;
@@ -147,14 +162,17 @@ fn broken(error: &dyn Error) -> ApiError {
 
 /// Lets the rest of a refused body come: many clients look for an answer only once they have sent
 /// all, and see a broken connection where nobody reads that.
-async fn discard(mut body: Body) {
+async fn discard(body: &mut Body) {
     let mut come = 0;
     let discarded = async {
-        while let (Some(Ok(frame)), ..=MAX_REFUSED) = (body.frame().await, come) {
-            come += frame.data_ref().map_or(0, Bytes::len);
+        while come <= MAX_REFUSED {
+            match timeout(REFUSED_PATIENCE, body.frame()).await {
+                Ok(Some(Ok(frame))) => come += frame.data_ref().map_or(0, Bytes::len),
+                _ => break,
+            }
         }
     };
-    let _ = timeout(REFUSED_PATIENCE, discarded).await;
+    let _ = timeout(REFUSED_TIME, discarded).await;
 }
 
 /// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.

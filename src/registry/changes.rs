@@ -118,12 +118,16 @@ impl Shared {
             Ok::<_, StoreError>(())
         };
         let removed = async {
-            let Some(kept) = change.keeps(&self.options) else {
-                return Ok(());
-            };
-            let versions = self.store.versions(name).await?;
-            let too_many = versions.len().saturating_sub(kept);
-            self.store.remove(name, &versions[..too_many]).await
+            let keep = self.options.keep_versions;
+            match change {
+                Change::Retrain => {
+                    let versions = self.store.versions(name).await?;
+                    let too_many = versions.len().saturating_sub(keep);
+                    self.store.remove(name, &versions[..too_many]).await
+                }
+                Change::Rollback => self.remove_copies(name, keep.saturating_mul(2)).await,
+                Change::Deletion => Ok(()),
+            }
         };
         // Both, whatever comes of the other: where a disk is full, the removal makes room.
         let (announced, removed) = tokio::join!(announced, removed);
@@ -133,6 +137,31 @@ impl Shared {
         if let Err(error) = removed {
             tracing::warn!(model = %name, "older versions may be kept: {error}");
         }
+    }
+
+    /// Removes the oldest copies that rollbacks made, until so many versions are left: what was
+    /// trained stays, to be rolled back to.
+    async fn remove_copies(&self, name: &ModelName, left: usize) -> Result<(), StoreError> {
+        let versions = self.store.versions(name).await?;
+        let Some((_newest, older)) = versions.split_last() else {
+            return Ok(());
+        };
+        let mut too_many = versions.len().saturating_sub(left);
+        for version in older {
+            if too_many == 0 {
+                break;
+            }
+            // One that cannot be read is named when it is asked for.
+            let Ok(record) = self.store.read(name, version.number).await else {
+                continue;
+            };
+            if record.restored_from.is_some() {
+                let version = std::slice::from_ref(version);
+                self.store.remove(name, version).await?;
+                too_many -= 1;
+            }
+        }
+        Ok(())
     }
 
     async fn store_and_serve(

@@ -266,16 +266,20 @@ impl Shared {
     /// The models of which something else is stored than served or passed over.
     async fn changed_models(&self) -> Result<BTreeSet<ModelName>, StoreError> {
         let mut stored = self.store.list().await?;
-        let passed_over = self.passed_over();
+        let mut passed_over = self.passed_over();
+        passed_over.retain(|name, _| stored.contains_key(name));
         let mut changed = BTreeSet::new();
         for (name, model) in self.models.all() {
             let stored = stored.remove(&name);
             let newest = stored.as_ref().and_then(|versions| versions.last());
-            let is_known = match (&model.version, newest) {
-                (served, Some(newest)) => [served.as_ref(), passed_over.get(&name)]
-                    .iter()
-                    .flatten()
-                    .any(|known| known.is(newest)),
+            let served = model.version.as_ref();
+            let is_known = match (served, newest) {
+                (Some(served), Some(newest)) if served.is(newest) => true,
+                // Unless what was served above it is gone.
+                (served, Some(newest)) => passed_over.get(&name).is_some_and(|passed_over| {
+                    let above = served.is_none_or(|served| passed_over.number > served.number);
+                    above && passed_over.is(newest)
+                }),
                 (served, None) => served.is_none(),
             };
             if !is_known {

@@ -370,7 +370,9 @@ impl Registry {
             let changed = change.await;
             let is_changed = changed.is_ok();
             if let Err(error) = &changed {
-                tracing::warn!(model = %name, "{kind} refused, the model is as it was: {error}");
+                // As a field, so that what a client sent begins no line.
+                let reason = error.to_string();
+                tracing::warn!(model = %name, reason, "{kind} refused; the model is as it was");
             }
             // Nobody to tell: the caller has gone.
             let _ = tell.send(changed);
@@ -388,19 +390,6 @@ enum Change {
     Retrain,
     Rollback,
     Deletion,
-}
-
-impl Change {
-    /// How many versions are left after it, the newest ones, where it removes any.
-    fn keeps(self, options: &Options) -> Option<usize> {
-        match self {
-            Self::Retrain => Some(options.keep_versions),
-            // Each rollback adds a copy and goes one further back, until all that retrains left
-            // have been served once more.
-            Self::Rollback => Some(options.keep_versions.saturating_mul(2)),
-            Self::Deletion => None,
-        }
-    }
 }
 
 impl fmt::Display for Change {

@@ -270,10 +270,13 @@ pub(in crate::http) fn flat(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     let [raw, settings @ ..] = json::fields(&text, FIELDS, EXAMPLE)?;
     let raw = raw.ok_or_else(|| json::missing("samples", EXAMPLE))?;
     let told = FIELDS[1..].iter().zip(settings);
-    if let Some((setting, _)) = told.into_iter().find(|(_, value)| value.is_some()) {
+    let told = told.filter_map(|(field, value)| value.map(|_| *field));
+    let told: Vec<_> = told.collect();
+    if !told.is_empty() {
         tracing::warn!(
-            "{setting} has no effect at /retrain, which takes samples alone, as server.py does; \
-             /models/default/retrain takes it"
+            "{} have no effect at /retrain, which takes samples alone, as server.py does; \
+             /models/default/retrain takes them",
+            told.join(", ")
         );
     }
     let mut samples = Samples {
