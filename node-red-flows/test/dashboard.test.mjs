@@ -159,6 +159,36 @@ if (!executable) {
       assert.deepEqual(complaints, []);
     });
 
+    // The page looked healthy in front of a model that can never alarm, and the gauge went on with the limits of the one before.
+    test('a model that can never alarm is warned of, and the gauge has no limits then', async () => {
+      const gauge = page.locator('.nrdb-ui-gauge');
+      await judge(healthy(80));
+      await until(async () => /green is normal/.test(await gauge.innerText()), 'the limits of the first model');
+      await shows('[data-test=lamp]', /all is well/);
+      await judge(Array.from({ length: 120 }, () => 2.5));
+      await page.getByRole('button', { name: /Retrain/ }).click();
+      await shows('.if-result', /Retrained on 100 readings. But see the warning at the top/);
+      await shows('[data-test=warnings]', /this model can never alarm/);
+      await shows('[data-test=server]', /online\s*see the warning/);
+      await judge([1000, 1000]);
+      assert.equal(us.texts(TEXT).at(-1), 'Normal Behaviour');
+      await until(async () => /the model has no limits[^]*1000/.test(await gauge.innerText()), async () => `a gauge without limits, not ${await gauge.innerText()}`);
+      const reds = await gauge.evaluate((node) => (node.outerHTML.match(/#d64545|rgb\(214, 69, 69\)/gi) ?? []).length);
+      assert.equal(reds, 0, 'nothing of the gauge is red');
+      await shows('[data-test=lamp]', /Normal\s*but see the warning/);
+      assert.match(await page.locator('[data-test=lamp]').getAttribute('class'), /if-none/, 'the lamp is not green');
+      await picture('warning');
+      // With readings that differ all is as it was.
+      await fetch(`http://127.0.0.1:${serverPort}/retrain`, {
+        method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ samples: healthy(200) }),
+      });
+      await until(async () => (await page.locator('[data-test=warnings]').count()) === 0, 'the warning to go');
+      await until(async () => /green is normal/.test(await gauge.innerText()), 'the limits of the new model');
+      const colours = await gauge.evaluate((node) => (node.outerHTML.match(/#d64545|rgb\(214, 69, 69\)/gi) ?? []).length);
+      assert.ok(colours > 0, 'the gauge has red again');
+      assert.deepEqual(complaints, []);
+    });
+
     // A plant has more than one machine. A tab that names a model must ask, teach and show that one, and leave the default alone.
     test('tabs that name a model are about that model', async () => {
       const url = `http://127.0.0.1:${serverPort}/models/press-1`;

@@ -36,11 +36,18 @@ afterEach(async () => {
   await broker.stop();
 });
 
-async function deploy(settings) {
+async function deploy(settings, ofTheBridge = {}) {
   const changed = withSettings(flow, settings);
-  await nodeRed.deploy(bridge, changed);
+  await nodeRed.deploy(withSettings(bridge, ofTheBridge), changed);
   await until(() => nodeRed.status(bridge, 'readings').fill === 'green', 'the bridge to connect');
   await until(() => nodeRed.status(changed, 'retrain command').fill === 'green', 'the flow to connect');
+}
+
+/** Makes or replaces a model by hand. */
+async function train(url, samples) {
+  const headers = { 'Content-Type': 'application/json' };
+  const answer = await fetch(`${url}/retrain`, { method: 'POST', headers, body: JSON.stringify({ samples }) });
+  assert.equal(answer.status, 200);
 }
 
 async function judge(values) {
@@ -68,12 +75,31 @@ test('the button retrains on the last normal readings and changes the verdicts',
   await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
   const { time, ...said } = await result();
   assert.ok(Math.abs(Date.now() - Date.parse(time)) < 60_000);
-  assert.deepEqual(said, { retrained: true, why: 'by button', samples_used: 100, message: 'Model retrained successfully' });
+  assert.deepEqual(said, { retrained: true, why: 'by button', samples_used: 100, message: 'Model retrained successfully', warnings: [] });
   const [four, middle, nine] = await judge([4, 2.5, 9]);
   assert.equal(four.status, 'Anomaly Detected');
   assert.equal(middle.status, 'Normal Behaviour');
   assert.equal(nine.status, 'Anomaly Detected');
   assert.notEqual(middle.scaled_value, before.scaled_value);
+});
+
+// A sensor that is stuck teaches a model that calls everything normal; nobody reads the server's log.
+test('a model that can never alarm is told of, under each kind of URL', async () => {
+  const press = `http://127.0.0.1:${serverPort}/models/press-1`;
+  for (const url of [`http://127.0.0.1:${serverPort}`, press]) {
+    if (url === press) await train(press, narrow(200));
+    const own = { IFOREST_URL: url };
+    await deploy({ ...few, ...own }, own);
+    await judge(Array.from({ length: 60 }, () => 2.5));
+    await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
+    const said = await result();
+    assert.deepEqual([said.retrained, said.samples_used, said.warnings.length], [true, 60, 1], url);
+    assert.match(said.warnings[0], /^this model can never alarm: /);
+    const shown = await until(() => /retrained/.test(nodeRed.status(flow, 'say it').text) && nodeRed.status(flow, 'say it'), 'the node to say so');
+    assert.equal(shown.fill, 'yellow');
+    assert.match(shown.text, /retrained on 60 readings; this model can never alarm/);
+    assert.equal((await judge([1000]))[0].status, 'Normal Behaviour', 'it is as blind as it says');
+  }
 });
 
 test('a message on the command topic retrains, a retained one does not', async () => {
