@@ -4,11 +4,11 @@
 //   npm run demo -- --port 1880   the port of Node-RED; any free one by default
 //   npm run demo -- --picture docs/dashboard.png   a minute of it as a picture, and stop
 import { parseArgs } from 'node:util';
-import { fileURLToPath } from 'node:url';
 import { aedes } from './bed/brokers.mjs';
 import { findChromium, launch } from './bed/chromium.mjs';
 import { local, nodeNamed, readFlow, startNodeRed, withSettings } from './bed/node-red.mjs';
-import { freePort, sleep, start } from './bed/process.mjs';
+import { startPlc } from './bed/plcs.mjs';
+import { freePort, sleep } from './bed/process.mjs';
 import { startServer } from './bed/server.mjs';
 
 const { values: given } = parseArgs({ options: { plc: { type: 'boolean', default: false }, port: { type: 'string' }, picture: { type: 'string' } } });
@@ -32,8 +32,7 @@ const [serverPort, brokerPort, plcPort] = [await freePort(), await freePort(), a
 await started(`iforest-server on http://127.0.0.1:${serverPort}`, startServer(serverPort));
 await started(`an MQTT broker on mqtt://127.0.0.1:${brokerPort}`, aedes.start(brokerPort));
 if (given.plc) {
-  const plc = fileURLToPath(new URL('./bed/plc.mjs', import.meta.url));
-  await started(`a simulated PLC on opc.tcp://127.0.0.1:${plcPort}`, start(process.execPath, [plc, '--port', String(plcPort)], { ready: /listening on/ }));
+  await started(`a simulated PLC on opc.tcp://127.0.0.1:${plcPort}`, startPlc(plcPort));
 }
 const nodeRed = await startNodeRed(
   {

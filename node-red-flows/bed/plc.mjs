@@ -1,5 +1,7 @@
 // A simulated S7-1500 with an OPC UA server: the vibration to read, the anomaly flag to write.
-//   node plc.mjs --port 4840 [--hold]      --hold: the vibration stays as it is written
+//   node plc.mjs --port 4840 [--hold] [--folder FOLDER]
+//     --hold: the vibration stays as it is written
+//     --folder: for its certificates; who gives one removes it, also where this process is killed
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,12 +9,12 @@ import { parseArgs } from 'node:util';
 import opcua from 'node-opcua';
 
 const { values: given } = parseArgs({
-  options: { port: { type: 'string', default: '4840' }, hold: { type: 'boolean', default: false } },
+  options: { port: { type: 'string', default: '4840' }, hold: { type: 'boolean', default: false }, folder: { type: 'string' } },
 });
 
 // Its certificates are made at each start, so that none is left on the machine.
-const folder = mkdtempSync(join(tmpdir(), 'iforest-plc-'));
-process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+const folder = given.folder ?? mkdtempSync(join(tmpdir(), 'iforest-plc-'));
+if (!given.folder) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(0));
 
 const server = new opcua.OPCUAServer({

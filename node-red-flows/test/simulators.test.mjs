@@ -1,16 +1,17 @@
 import assert from 'node:assert/strict';
-import { fileURLToPath } from 'node:url';
+import { execFileSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import opcua from 'node-opcua';
 import { aedes, client } from '../bed/brokers.mjs';
 import { local, nodeNamed, readFlow, startNodeRed } from '../bed/node-red.mjs';
-import { freePort, start, until } from '../bed/process.mjs';
+import { startPlc } from '../bed/plcs.mjs';
+import { freePort, sleep, temporaryFolder, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
 const bridge = readFlow('2-mqtt-bridge.json');
 const plcFlow = readFlow('5-plc-opcua.json');
 const simulator = readFlow('6-signal-simulator.json');
-const plcProgram = fileURLToPath(new URL('../bed/plc.mjs', import.meta.url));
 const READINGS = 'hivemq-edge/machine/s71500/rVib';
 const TEXT = 'hivemq-edge/machine/s71500/anomaly';
 
@@ -77,8 +78,9 @@ async function atThePlc() {
   const node = (name) => `ns=3;s="DB_Machine"."${name}"`;
   return {
     flag: async () => (await session.read({ nodeId: node('bAnomaly') })).value.value,
-    vibrate: async (value) => {
-      const status = await session.writeSingleNode(node('rVib'), { dataType: opcua.DataType.Float, value });
+    vibrate: async (value, statusCode = opcua.StatusCodes.Good) => {
+      const reading = { value: { dataType: opcua.DataType.Float, value }, statusCode };
+      const status = await session.write({ nodeId: node('rVib'), attributeId: opcua.AttributeIds.Value, value: reading });
       assert.equal(status.name, 'Good');
     },
     async leave() {
@@ -90,14 +92,13 @@ async function atThePlc() {
 
 // The way from the PLC's tag through broker, Node-RED and model back into the PLC, and again after the PLC was off.
 test('the flag arrives in the PLC, also after a restart of the PLC', async () => {
-  const startPlc = () => start(process.execPath, [plcProgram, '--port', String(plcPort), '--hold'], { ready: /listening on/ });
-  let plc = await startPlc();
+  let plc = await startPlc(plcPort, '--hold');
   try {
     await nodeRed.deploy(bridge, plcFlow);
     for (const restarted of [false, true]) {
       if (restarted) {
         await plc.stop('SIGKILL');
-        plc = await startPlc();
+        plc = await startPlc(plcPort, '--hold');
         us.heard.length = 0;
       }
       const engineer = await atThePlc();
@@ -114,4 +115,70 @@ test('the flag arrives in the PLC, also after a restart of the PLC', async () =>
   } finally {
     await plc.stop();
   }
+});
+
+// A broken wire leaves the last value in the PLC with a bad quality, or noise; neither says anything of the machine.
+test('readings of bad or uncertain quality are told of once and never judged', async () => {
+  const plc = await startPlc(plcPort, '--hold');
+  const engineer = await atThePlc();
+  try {
+    await nodeRed.deploy(bridge, plcFlow);
+    await until(() => us.texts(TEXT).length > 0, 'the first verdict', 60);
+    for (const quality of ['BadSensorFailure', 'UncertainLastUsableValue']) {
+      us.heard.length = 0;
+      nodeRed.debug.length = 0;
+      for (const value of [9, 9.1, 9.2, 9.3]) {
+        await engineer.vibrate(value, opcua.StatusCodes[quality]);
+        await sleep(400);
+      }
+      assert.equal(nodeRed.status(plcFlow, 'as HiveMQ Edge does').text, quality);
+      const good = 2 + Math.random() / 10;
+      await engineer.vibrate(good);
+      await until(() => us.texts(TEXT).length > 0, 'the verdict on the good reading');
+      assert.deepEqual(us.texts(TEXT), ['Normal Behaviour'], `one verdict, ${quality}`);
+      const [bad, after, ...more] = us.texts(READINGS).map((text) => JSON.parse(text));
+      assert.deepEqual([bad.value, bad.quality, bad.tagName, more.length], [null, quality, 'rVib', 0]);
+      assert.ok(Math.abs(after.value - good) < 1e-6);
+      const reports = () => nodeRed.debug.filter((event) => event.name === 'as HiveMQ Edge does').map((event) => event.msg);
+      await until(() => reports().length >= 2, 'the reports');
+      assert.deepEqual(reports(), [
+        `the PLC says ${quality}: its readings are left out until they are good`,
+        "the PLC's readings are good again",
+      ]);
+    }
+  } finally {
+    await engineer.leave();
+    await plc.stop();
+  }
+});
+
+// Where four readings a second have the time of the same second, their order and the delay of a verdict cannot be told.
+test('the time of a reading has its milliseconds', async () => {
+  const plc = await startPlc(plcPort);
+  try {
+    await nodeRed.deploy(plcFlow);
+    await until(() => us.texts(READINGS).length >= 8, 'eight readings', 60);
+    const times = us.texts(READINGS).map((text) => JSON.parse(text).timestamp);
+    assert.ok(times.some((time) => time % 1000 !== 0), `no whole seconds: ${times}`);
+    assert.equal(new Set(times).size, times.length, `each has its own: ${times}`);
+    assert.ok(times.every((time) => Math.abs(Date.now() - time) < 60_000));
+  } finally {
+    await plc.stop();
+  }
+});
+
+// A PLC that is killed cannot clear up; private keys must not pile up in the temporary folder of who runs the tests.
+test('a simulated PLC that is killed leaves no folder behind', async () => {
+  const folder = temporaryFolder('plc-test');
+  const script = `
+    import { readdirSync } from 'node:fs';
+    import { startPlc } from ${JSON.stringify(new URL('../bed/plcs.mjs', import.meta.url).href)};
+    const plc = await startPlc(${plcPort});
+    console.log(readdirSync(process.env.TMPDIR).length);
+    await plc.stop('SIGKILL');
+    process.exit();`;
+  const env = { ...process.env, TMPDIR: folder, TEMP: folder, TMP: folder };
+  const folders = execFileSync(process.execPath, ['--input-type=module', '--eval', script], { env, encoding: 'utf8', timeout: 60_000 });
+  assert.equal(folders.trim(), '1', 'the PLC has a folder while it runs');
+  assert.deepEqual(readdirSync(folder), []);
 });
