@@ -265,6 +265,40 @@ for (const kind of brokers('the bridge')) {
       await until(() => refused().length === 2, () => `two reports, have ${reports()}`);
     });
 
+    // Kept for a model that is trained next week, readings of today would come out as verdicts of next week.
+    test('readings that come before their model are refused, not kept', async () => {
+      const url = `http://localhost:${serverPort}/models/press-1`;
+      const own = withSettings(flow, { IFOREST_URL: url });
+      const shown = () => nodeRed.status(own, 'one request at a time');
+      await nodeRed.deploy(own);
+      await isUp(own);
+      for (const value of [10, 11, 12]) await send({ value });
+      await until(() => shown().text === 'no model press-1 yet, 3 not judged, 0 waiting', () => `its own state, not ${shown().text}`);
+      assert.equal(shown().fill, 'yellow');
+      await send({ value: 11.5 });
+      await until(() => / 4 not judged, 0 waiting$/.test(shown().text), 'the fourth');
+      assert.deepEqual(reports(), ['no model press-1 yet: readings are not judged until it is trained']);
+      // Down before and without a model after it, the server has kept no reading waiting either.
+      await server.stop('SIGKILL');
+      await send({ value: 12.5 });
+      await until(() => /^server down: /.test(shown().text), 'the outage');
+      server = await startServer(serverPort);
+      await until(() => shown().text === 'no model press-1 yet, 5 not judged, 0 waiting', () => `the state after, not ${shown().text}`);
+
+      const samples = Array.from({ length: 200 }, (_, i) => 10 + ((i * 37) % 200) / 100);
+      const headers = { 'Content-Type': 'application/json' };
+      assert.equal((await fetch(`${url}/retrain`, { method: 'POST', headers, body: JSON.stringify({ samples }) })).status, 200);
+      for (const value of [11, 20]) await send({ value });
+      await until(() => us.texts(FLAG).length >= 2, 'the verdicts');
+      assert.deepEqual(values(), [11, 20]);
+      assert.deepEqual(us.texts(TEXT), [NORMAL, ANOMALY]);
+      await until(() => shown().text === '2 judged, 0 waiting', () => `all to be well, not ${shown().text}`);
+      assert.equal(shown().fill, 'green');
+      assert.ok(reports().includes('there is a model press-1 now; 5 readings before it were not judged'), String(reports()));
+      await sleep(700);
+      assert.equal(values().length, 2, 'nothing old comes later');
+    });
+
     // A retained verdict would greet whoever subscribes next week with an alarm of today.
     test('a retained reading gives an answer that is not retained', async () => {
       await send({ value: 9 }, { retain: true });

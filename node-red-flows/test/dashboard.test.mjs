@@ -195,8 +195,6 @@ if (!executable) {
       const model = async (at = url) => (await fetch(at)).json();
       const headers = { 'Content-Type': 'application/json' };
       const warm = (count) => healthy(count).map((value) => Number((value + 100).toFixed(3)));
-      const body = JSON.stringify({ samples: warm(200) });
-      assert.equal((await fetch(`${url}/retrain`, { method: 'POST', headers, body })).status, 200);
       const own = { IFOREST_URL: url };
       const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100 }), flow];
       await nodeRed.deploy(...changed.map((f) => withSettings(f, own)));
@@ -204,6 +202,12 @@ if (!executable) {
       await until(() => nodeRed.status(retrain, 'answers of the bridge').fill === 'green', 'the retrain flow to connect');
       await until(() => nodeRed.status(flow, 'answers of the bridge').fill === 'green', 'the dashboard to connect');
       await page.goto(`${nodeRed.url}/dashboard/vibration`);
+      // Not trained yet is neither an outage nor all well.
+      await shows('[data-test=server]', /online\s*no model press-1 yet/);
+      await shows('[data-test=lamp]', /No readings\s*no model press-1 yet/);
+      const body = JSON.stringify({ samples: warm(200) });
+      assert.equal((await fetch(`${url}/retrain`, { method: 'POST', headers, body })).status, 200);
+      await shows('[data-test=server]', /online\s*model loaded/);
       await judge([2.5, ...warm(80)]);
       assert.equal(us.texts(TEXT)[0], 'Anomaly Detected');
       assert.equal(us.texts(TEXT).at(-1), 'Normal Behaviour');
