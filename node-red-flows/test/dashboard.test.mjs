@@ -193,10 +193,9 @@ if (!executable) {
     test('tabs that name a model are about that model', async () => {
       const url = `http://127.0.0.1:${serverPort}/models/press-1`;
       const model = async (at = url) => (await fetch(at)).json();
-      const headers = { 'Content-Type': 'application/json' };
       const warm = (count) => healthy(count).map((value) => Number((value + 100).toFixed(3)));
       const own = { IFOREST_URL: url };
-      const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100 }), flow];
+      const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100, SCRATCH_SAMPLES: 200 }), flow];
       await nodeRed.deploy(...changed.map((f) => withSettings(f, own)));
       await until(() => nodeRed.status(bridge, 'readings').fill === 'green', 'the bridge to connect');
       await until(() => nodeRed.status(retrain, 'answers of the bridge').fill === 'green', 'the retrain flow to connect');
@@ -205,16 +204,22 @@ if (!executable) {
       // Not trained yet is neither an outage nor all well.
       await shows('[data-test=server]', /online\s*no model press-1 yet/);
       await shows('[data-test=lamp]', /No readings\s*no model press-1 yet/);
-      const body = JSON.stringify({ samples: warm(200) });
-      assert.equal((await fetch(`${url}/retrain`, { method: 'POST', headers, body })).status, 200);
+      // A new machine is learned from scratch, and the page tells how far that is.
+      await us.publishAsync('hivemq-edge/machine/s71500/retrain/from-scratch', 'start', { qos: 1 });
+      await shows('.if-result', /Learning from scratch: 0 of 200 readings, 60 min left/);
+      for (const value of warm(200).slice(0, 120)) await us.publishAsync(READINGS, String(value), { qos: 1 });
+      await shows('.if-result', /Learning from scratch: 120 of 200 readings/);
+      for (const value of warm(200).slice(120)) await us.publishAsync(READINGS, String(value), { qos: 1 });
+      await shows('.if-result', /Retrained on 200 readings\.$/);
       await shows('[data-test=server]', /online\s*model loaded/);
+      const seen = us.texts(TEXT).length;
       await judge([2.5, ...warm(80)]);
-      assert.equal(us.texts(TEXT)[0], 'Anomaly Detected');
+      assert.equal(us.texts(TEXT)[seen], 'Anomaly Detected');
       assert.equal(us.texts(TEXT).at(-1), 'Normal Behaviour');
       const learned = await model();
       await shows('.if-model', new RegExp(`${learned.normal_ranges[0][0].toFixed(2)} to`));
       await page.getByRole('button', { name: /Retrain/ }).click();
-      await shows('.if-result', /Retrained on \d+ readings/);
+      await shows('.if-result', /Retrained on \d\d readings/);
       assert.equal((await model()).version, learned.version + 1);
       assert.equal((await model(`http://127.0.0.1:${serverPort}/models/default`)).version, null);
       assert.deepEqual(complaints, []);

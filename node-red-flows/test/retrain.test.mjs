@@ -11,6 +11,7 @@ const READINGS = 'hivemq-edge/machine/s71500/rVib';
 const WHOLE = 'hivemq-edge/machine/s71500/anomaly/json';
 const COMMAND = 'hivemq-edge/machine/s71500/retrain';
 const RESULT = `${COMMAND}/result`;
+const SCRATCH = `${COMMAND}/from-scratch`;
 const few = { RETRAIN_SAMPLES: 100, RETRAIN_MIN: 50 };
 
 let brokerPort, serverPort, nodeRed, broker, server, us;
@@ -58,7 +59,8 @@ async function judge(values) {
 }
 
 async function result() {
-  const text = await until(() => us.texts(RESULT)[0], 'the result');
+  // Learning from scratch tells of its progress on the same topic.
+  const text = await until(() => us.texts(RESULT).find((said) => 'retrained' in JSON.parse(said)), 'the result');
   us.heard.length = 0;
   return JSON.parse(text);
 }
@@ -138,7 +140,7 @@ test('a high share of anomalies is refused', async () => {
   await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
   const said = await result();
   assert.equal(said.retrained, false);
-  assert.equal(said.reason, '30 % of the readings are anomalies, 20 % are allowed');
+  assert.equal(said.reason, '30 of the last 100 readings were anomalies (30 %), 20 % are allowed; if the machine is healthy all the same, learn from scratch');
 });
 
 test('a server that is down is named, and the next try works', async () => {
@@ -152,4 +154,117 @@ test('a server that is down is named, and the next try works', async () => {
   server = await startServer(serverPort);
   await us.publishAsync(COMMAND, 'go', { qos: 1 });
   assert.equal((await result()).samples_used, 60);
+});
+
+const machine = (count) => Array.from({ length: count }, (_, i) => Number((10 + (2 * ((i * 37) % count)) / count).toFixed(4)));
+const button = (name) => nodeRed.inject(nodeNamed(flow, name, 'inject').id);
+const learning = () => us.texts(RESULT).map((text) => JSON.parse(text)).filter((said) => said.learning);
+/** Starts learning, by button or command, and waits until the flow listens. */
+async function learn(how = () => button('learn from scratch')) {
+  await how();
+  await until(() => learning().length > 0, 'the start');
+  // The subscription is on its way to the broker when the flow says so.
+  await sleep(200);
+}
+const publish = async (payloads) => {
+  for (const payload of payloads) await us.publishAsync(READINGS, payload === null ? '{"value":null}' : String(payload), { qos: 1 });
+};
+
+// To the makers' model each reading of this healthy machine is an anomaly, so it could never be taught by its verdicts.
+test('a machine that runs at 10 to 12 is refused, then learned from scratch by the button', async () => {
+  await deploy({ ...few, SCRATCH_SAMPLES: 200 });
+  await judge(machine(55));
+  await button('retrain now');
+  const refused = await result();
+  assert.equal(refused.retrained, false);
+  assert.equal(refused.reason, 'only 0 normal readings, 50 are needed; 55 of the last 55 readings were anomalies; if the machine is healthy all the same, learn from scratch');
+
+  await learn();
+  assert.deepEqual([learning()[0].readings, learning()[0].of, learning()[0].minutes_left], [0, 200, 60]);
+  await publish([...machine(200).slice(0, 30), null, 'abc', '', '{"value":[', '{"value":{}}']);
+  const shown = () => nodeRed.status(flow, 'say it').text;
+  await until(() => learning().some((said) => said.readings === 30 && said.left_out === 5), 'the progress');
+  await until(() => shown() === 'learning from scratch: 30 of 200 readings', () => `the node to say so, not ${shown()}`);
+  await publish(machine(200).slice(30).map((value) => `{"value":"${value}","tagName":"rVib"}`));
+  const { time, ...said } = await result();
+  assert.ok(time);
+  assert.deepEqual(said, { retrained: true, why: 'from scratch', samples_used: 200, message: 'Model retrained successfully', warnings: [] });
+  await until(() => /retrained on 200 readings$/.test(shown()), 'the node to say what came of it');
+  const verdicts = await judge([11, 11.5, 20, 2.5]);
+  assert.deepEqual(verdicts.map((v) => v.prediction), [0, 0, 1, 1]);
+  // The verdicts of the model before count no more: the machine can be retrained in the usual way from here.
+  await judge(machine(60));
+  await button('retrain now');
+  const next = await result();
+  assert.deepEqual([next.retrained, next.why], [true, 'by button']);
+  assert.ok(next.samples_used >= 50 && next.samples_used <= 62, `${next.samples_used} readings, none of before`);
+});
+
+test('a new model by name is made by a message, and the verdicts begin', async () => {
+  const own = { IFOREST_URL: `http://127.0.0.1:${serverPort}/models/press-1` };
+  // A command that the broker keeps would start learning again at each reconnection.
+  await us.publishAsync(SCRATCH, 'start', { qos: 1, retain: true });
+  await deploy({ ...few, ...own, SCRATCH_SAMPLES: 60 }, own);
+  await publish(machine(5));
+  await button('retrain now');
+  assert.match((await result()).reason, /no verdicts came yet: a machine without a model is learned from scratch/);
+  assert.deepEqual(learning(), []);
+  await learn(() => us.publishAsync(SCRATCH, 'start', { qos: 1 }));
+  await publish(machine(60));
+  const said = await result();
+  assert.deepEqual([said.retrained, said.why, said.samples_used, said.warnings], [true, 'from scratch', 60, []]);
+  assert.deepEqual((await judge([11, 20])).map((v) => v.prediction), [0, 1]);
+  const models = await (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json();
+  assert.equal(models.version, null, 'the default model is as it was');
+});
+
+// A slow machine must not keep the engineer waiting for a thousand readings, nor be judged by a handful.
+test('learning from scratch ends with its time, and refuses too few', async () => {
+  const soon = { ...few, SCRATCH_SAMPLES: 1000, SCRATCH_MINUTES: 3 / 60 };
+  await deploy(soon);
+  await learn();
+  await publish(machine(55));
+  assert.deepEqual([(await result()).samples_used], [55]);
+  await learn();
+  await publish(machine(49));
+  const said = await result();
+  assert.deepEqual([said.retrained, said.reason], [false, `only 49 readings came on ${READINGS} in 0.05 minutes, 50 are needed`]);
+});
+
+test('learning from scratch is stopped by button or message, and not started twice', async () => {
+  await deploy({ ...few, SCRATCH_SAMPLES: 60 });
+  for (const stop of [() => button('stop learning'), () => us.publishAsync(SCRATCH, 'stop', { qos: 1 })]) {
+    await learn();
+    await publish(machine(10));
+    await until(() => learning().at(-1).readings === 10, 'ten readings');
+    await us.publishAsync(SCRATCH, 'start', { qos: 1 });
+    assert.equal((await result()).reason, 'learning from scratch is under way');
+    await stop();
+    assert.equal((await result()).reason, 'learning from scratch was stopped after 10 readings');
+  }
+  us.heard.length = 0;
+  await publish(machine(100));
+  await sleep(1500);
+  assert.deepEqual(us.texts(RESULT), [], 'nothing is learned after it');
+});
+
+// An hour of readings must not be lost because the server was restarted in the minute when they were complete.
+test('learning from scratch outlives a broker and a server that are down for a while', async () => {
+  await deploy({ ...few, SCRATCH_SAMPLES: 60 });
+  await learn();
+  await publish(machine(30));
+  await until(() => learning().at(-1).readings === 30, 'the first half');
+  await broker.stop('SIGKILL');
+  broker = await aedes.start(brokerPort);
+  await until(() => us.connected && nodeRed.status(flow, 'readings, while it learns').fill === 'green', 'all to connect');
+  await us.subscribeAsync([WHOLE, RESULT], { qos: 1 });
+  await sleep(300);
+  await server.stop('SIGKILL');
+  await publish(machine(30));
+  const failed = await result();
+  assert.equal(failed.retrained, false);
+  assert.match(failed.reason, /(ECONNREFUSED|socket hang up|ECONNRESET)[^]*the readings are kept, and sent again in 10 seconds$/);
+  server = await startServer(serverPort);
+  const said = await result();
+  assert.deepEqual([said.retrained, said.samples_used], [true, 60]);
 });
