@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { aedes, client } from '../bed/brokers.mjs';
 import { findChromium, launch } from '../bed/chromium.mjs';
+import { openEditor } from '../bed/editor.mjs';
 import { local, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
 import { freePort, until } from '../bed/process.mjs';
 import { notRun } from '../bed/report.mjs';
@@ -187,6 +188,78 @@ if (!executable) {
       const colours = await gauge.evaluate((node) => (node.outerHTML.match(/#d64545|rgb\(214, 69, 69\)/gi) ?? []).length);
       assert.ok(colours > 0, 'the gauge has red again');
       assert.deepEqual(complaints, []);
+    });
+
+    // The second import of the dashboard put a message in place of both pages, and a forgotten topic would teach one machine another's readings.
+    test('flows 2, 3 and 4 imported twice serve two machines side by side', async () => {
+      await nodeRed.deploy([]);
+      const { page: editor, importFlow, deploy } = await openEditor(browser, nodeRed);
+      const files = ['2-mqtt-bridge.json', '3-retrain.json', '4-dashboard.json'];
+      for (const name of files) await importFlow(name);
+      for (const name of files) await importFlow(name, { again: true });
+      const ours = (n) => files.some((name) => readFlow(name)[0].label === n.label);
+      const imported = await deploy((flows) => flows.filter(ours).length === 6);
+      await editor.close();
+
+      // What the README says to set in the tabs of the second machine.
+      const url = `http://127.0.0.1:${serverPort}/models/press-1`;
+      const base = 'plant/press-1';
+      const settings = {
+        READING_TOPIC: `${base}/vibration`, ANOMALY_TOPIC: `${base}/anomaly`, RETRAIN_TOPIC: `${base}/retrain`, IFOREST_URL: url,
+        MACHINE_NAME: 'Press 1', DASHBOARD_PAGE: 'press-1',
+      };
+      const few = { SCRATCH_SAMPLES: '200', RETRAIN_MIN: '50' };
+      const first = files.map((name) => readFlow(name)[0].id);
+      for (const tab of imported.filter((n) => n.type === 'tab' && ours(n))) {
+        const own = first.includes(tab.id) ? few : { ...few, ...settings };
+        for (const entry of tab.env) if (entry.name in own) Object.assign(entry, { type: 'str', value: own[entry.name] });
+      }
+      await nodeRed.deploy(imported);
+      const listening = imported.filter((n) => n.type === 'mqtt in' && n.inputs !== 1).map((n) => n.id);
+      assert.equal(listening.length, 12);
+      await until(() => listening.every((id) => nodeRed.statuses.get(id)?.fill === 'green'), 'both machines to connect');
+
+      const press = await client(`mqtt://127.0.0.1:${brokerPort}`);
+      await press.subscribeAsync([`${base}/anomaly`, `${base}/retrain/result`], { qos: 1 });
+      const warm = (count) => healthy(count).map((value) => value + 100);
+      const publish = async (topic, values) => {
+        for (const value of values) await press.publishAsync(topic, String(value), { qos: 1 });
+      };
+      await press.publishAsync(`${base}/retrain/from-scratch`, 'start', { qos: 1 });
+      await until(() => press.texts(`${base}/retrain/result`).length > 0, 'the start');
+      await publish(`${base}/vibration`, warm(100));
+      // The other machine runs meanwhile, and none of its readings is learned.
+      await judge(healthy(30));
+      await publish(`${base}/vibration`, warm(100));
+      const done = await until(() => press.texts(`${base}/retrain/result`).map((text) => JSON.parse(text)).find((said) => said.retrained), 'the training');
+      assert.equal(done.samples_used, 200);
+      const [range] = (await (await fetch(url)).json()).training_ranges;
+      assert.ok(range[0] > 101, `only readings of the press: ${range}`);
+
+      await judge([2.5, 102.5]);
+      await publish(`${base}/vibration`, [102.5, 2.5]);
+      await until(() => press.texts(`${base}/anomaly`).at(-1) === 'Anomaly Detected', 'the verdicts on the press');
+      assert.deepEqual(us.texts(TEXT).slice(-2), ['Normal Behaviour', 'Anomaly Detected']);
+      assert.deepEqual(press.texts(`${base}/anomaly`).slice(-2), ['Normal Behaviour', 'Anomaly Detected']);
+
+      await page.goto(`${nodeRed.url}/dashboard/vibration`);
+      await shows('.if-head', /Machine S7-1500[^]*102\.50[^]*of 32 readings/);
+      assert.equal(await page.title(), 'Machine S7-1500 · vibration');
+      const second = await browser.newPage();
+      await second.goto(`${nodeRed.url}/dashboard/press-1`);
+      await until(async () => /Press 1[^]*2\.50/.test(await second.locator('.if-head').innerText()), 'the page of the press');
+      assert.match(await second.locator('.if-model').innerText(), /Readings learned\s+200/);
+      assert.equal(await second.title(), 'Press 1 · press-1');
+      // Its button is about its own model.
+      await judge(healthy(60));
+      await publish(`${base}/vibration`, warm(60));
+      await second.getByRole('button', { name: /Retrain/ }).click();
+      await until(() => press.texts(`${base}/retrain/result`).map((text) => JSON.parse(text)).find((said) => said.why === 'by command'), 'the retraining');
+      assert.equal((await (await fetch(url)).json()).version, 2);
+      assert.equal((await (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json()).version, null);
+      assert.deepEqual(complaints, []);
+      await second.close();
+      await press.endAsync(true);
     });
 
     // A plant has more than one machine. A tab that names a model must ask, teach and show that one, and leave the default alone.

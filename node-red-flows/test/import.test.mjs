@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 import { findChromium, launch } from '../bed/chromium.mjs';
+import { openEditor } from '../bed/editor.mjs';
 import { readFlow, startNodeRed } from '../bed/node-red.mjs';
-import { until } from '../bed/process.mjs';
 import { notRun } from '../bed/report.mjs';
 
 const folder = new URL('../', import.meta.url);
@@ -43,16 +43,8 @@ if (!executable) {
 
     // What the admin API accepts, the editor may still refuse or strip: it is the editor that users import with.
     test('all flows are imported and deployed with nothing lost', async () => {
-      const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
-      await page.goto(nodeRed.url);
-      await page.waitForSelector('#red-ui-workspace-tabs li', { timeout: 20_000 });
-      for (const name of files) {
-        await page.locator('#red-ui-workspace-chart').click({ position: { x: 300, y: 300 } });
-        await page.keyboard.press('Control+i');
-        await page.locator('#red-ui-clipboard-dialog-import-text').fill(readFileSync(new URL(name, folder), 'utf8'));
-        await page.locator('#red-ui-clipboard-dialog-ok').click();
-        await page.waitForSelector('#red-ui-clipboard-dialog', { state: 'hidden' });
-      }
+      const { page, importFlow, deploy } = await openEditor(browser, nodeRed);
+      for (const name of files) await importFlow(name);
       const invalid = await page.evaluate(() => {
         const bad = [];
         const check = (n) => n.valid === false && bad.push(`${n.type} ${n.name}: ${n.validationErrors}`);
@@ -61,17 +53,13 @@ if (!executable) {
         return bad;
       });
       assert.deepEqual(invalid, []);
-      await page.locator('#red-ui-header-button-deploy').click();
-      const deployed = await until(async () => {
-        const flows = await (await fetch(`${nodeRed.url}/flows`)).json();
-        return flows.length > 100 && flows;
-      }, 'the deployment');
+      const deployed = await deploy((flows) => flows.length > 100);
       const byId = new Map(deployed.map((n) => [n.id, n]));
       for (const name of files) {
         for (const n of readFlow(name)) {
           const there = byId.get(n.id);
           assert.ok(there, `${name}: ${n.type} ${n.name ?? n.label} is there`);
-          for (const key of ['type', 'func', 'env', 'topic', 'url', 'broker', 'wires', 'qos', 'retain']) {
+          for (const key of ['type', 'func', 'env', 'topic', 'url', 'broker', 'wires', 'qos', 'retain', 'name', 'path', 'z']) {
             assert.deepEqual(there[key], n[key], `${name}: ${key} of ${n.type} ${n.name ?? n.label}`);
           }
         }

@@ -1,0 +1,30 @@
+// Node-RED's editor in a browser, for what users do in it: import and deploy.
+import { readFileSync } from 'node:fs';
+import { until } from './process.mjs';
+
+export async function openEditor(browser, nodeRed) {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
+  await page.goto(nodeRed.url);
+  await page.waitForSelector('#red-ui-workspace-tabs li', { timeout: 20_000 });
+  const tabs = () => page.evaluate(() => window.RED.nodes.getWorkspaceOrder().length);
+  return {
+    page,
+    /** Imports a flow file; `again` is for one that is there already, of which the editor makes a copy. */
+    async importFlow(name, { again = false } = {}) {
+      const before = await tabs();
+      await page.locator('#red-ui-workspace-chart').click({ position: { x: 300, y: 300 } });
+      await page.keyboard.press('Control+i');
+      await page.locator('#red-ui-clipboard-dialog-import-text').fill(readFileSync(new URL(`../${name}`, import.meta.url), 'utf8'));
+      await page.locator('#red-ui-clipboard-dialog-ok').click();
+      if (again) await page.getByRole('button', { name: 'Import copy' }).click();
+      await until(async () => (await tabs()) > before, `the tab of ${name}`);
+    },
+    async deploy(check) {
+      await page.locator('#red-ui-header-button-deploy').click();
+      return until(async () => {
+        const flows = await (await fetch(`${nodeRed.url}/flows`)).json();
+        return check(flows) && flows;
+      }, 'the deployment');
+    },
+  };
+}
