@@ -94,9 +94,12 @@ for (const kind of brokers('the bridge')) {
         ['{"value":"inf"}', null],
         ['{"value":1e400}', null],
         ['{"value":""}', null],
-        ['{"value":[1,2]}', null],
+        ['{"value":[1,null]}', null],
+        ['{"value":[]}', null],
+        ['{"value":[1,[2]]}', null],
         ['[1,2]', null],
-        ['{"value":{"value":2.5}}', null],
+        ['{"value":{"vibration":2.5,"temperature":"hot"}}', null],
+        ['{"value":{}}', null],
         ['abc', null],
         ['9,5', null],
         ['0x10', null],
@@ -263,6 +266,43 @@ for (const kind of brokers('the bridge')) {
       assert.deepEqual(values(), [0.02, 0.03, 0.04]);
       const refused = () => reports().filter((text) => text.startsWith('refused by the server: '));
       await until(() => refused().length === 2, () => `two reports, have ${reports()}`);
+    });
+
+    // A machine is seldom judged well by one number; lists and named values must reach the model that knows them.
+    test('readings of several features are judged, and those that do not fit are refused one by one', async () => {
+      const url = `http://localhost:${serverPort}/models/press-1`;
+      const samples = Array.from({ length: 300 }, (_, i) => [2 + ((i * 37) % 300) / 300, 58 + ((i * 91) % 300) / 60]);
+      const body = JSON.stringify({ samples, feature_names: ['vibration', 'temperature'], out_of_range: 'anomaly' });
+      const headers = { 'Content-Type': 'application/json' };
+      assert.equal((await fetch(`${url}/retrain`, { method: 'POST', headers, body })).status, 200);
+      const own = withSettings(flow, { IFOREST_URL: url });
+      await nodeRed.deploy(own);
+      await isUp(own);
+      const good = [
+        [{ value: [2.5, 60] }, [2.5, 60], 0],
+        [{ value: { vibration: 2.5, temperature: 60 } }, [2.5, 60], 0],
+        [{ value: { temperature: '90', vibration: 2.5 }, tagName: 'press' }, [2.5, 90], 1],
+        [{ value: [9, 60] }, [9, 60], 1],
+      ];
+      for (const [sent] of good) await send(sent);
+      await until(() => us.texts(FLAG).length >= good.length, 'the verdicts');
+      const whole = us.texts(JSON_).map((text) => JSON.parse(text));
+      assert.deepEqual(whole.map((answer) => [answer.input_value, answer.prediction]), good.map(([, input, verdict]) => [input, verdict]));
+      assert.equal(whole[2].tagName, 'press');
+      assert.deepEqual(us.texts(FLAG), ['{"value":false}', '{"value":false}', '{"value":true}', '{"value":true}']);
+      // While the server is away they come together with what does not fit, and only that is lost.
+      const bad = [{ value: 2.5 }, { value: [1, 2, 3] }, { value: { vibration: 2.5, pressure: 1 } }];
+      for (const sent of [{ value: [2.6, 61] }, ...bad, { value: [2.7, 62] }]) await send(sent);
+      await until(() => values().length === good.length + 2, 'the good ones');
+      assert.deepEqual(values().slice(-2), [[2.6, 61], [2.7, 62]]);
+      await until(() => reports().length === bad.length, 'a report of each bad one');
+      assert.ok(reports().every((text) => /^refused by the server: values\[\d\] must /.test(text)), String(reports()));
+      // A model of one feature says of a list what it says of any other thing that is no number.
+      await nodeRed.deploy(flow);
+      await isUp();
+      await send({ value: [2.5, 60] });
+      await until(() => reports().length === 1, 'the refusal');
+      assert.match(reports()[0], /^refused by the server: values\[0\] must be a finite number/);
     });
 
     // Kept for a model that is trained next week, readings of today would come out as verdicts of next week.

@@ -190,6 +190,23 @@ if (!executable) {
       assert.deepEqual(complaints, []);
     });
 
+    // The README promises lamp, counts and score of such a model; without them the page says that nothing is coming.
+    test('lamp and counts follow a model of several features', async () => {
+      const samples = Array.from({ length: 200 }, (_, i) => [2 + ((i * 37) % 200) / 200, 58 + ((i * 91) % 200) / 40]);
+      const body = JSON.stringify({ samples, feature_names: ['vibration', 'temperature'], out_of_range: 'anomaly' });
+      const headers = { 'Content-Type': 'application/json' };
+      const url = `http://127.0.0.1:${serverPort}/models/default/retrain`;
+      assert.equal((await fetch(url, { method: 'POST', headers, body })).status, 200);
+      await judge(Array.from({ length: 10 }, () => '{"value":{"vibration":2.5,"temperature":60}}'));
+      await shows('[data-test=lamp]', /Normal\s*all is well/);
+      await judge(Array.from({ length: 6 }, () => '{"value":[2.5,90]}'));
+      await shows('[data-test=lamp]', /ALARM/);
+      await shows('[data-test=anomalies]', /^6$/);
+      await until(async () => /not for several features/.test(await page.locator('.nrdb-ui-gauge').innerText()), 'the gauge to say so');
+      assert.deepEqual(complaints, []);
+      assert.doesNotMatch(nodeRed.program.log, /TypeError/);
+    });
+
     // The second import of the dashboard put a message in place of both pages, and a forgotten topic would teach one machine another's readings.
     test('flows 2, 3 and 4 imported twice serve two machines side by side', async () => {
       await nodeRed.deploy([]);

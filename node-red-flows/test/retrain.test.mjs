@@ -218,6 +218,27 @@ test('a new model by name is made by a message, and the verdicts begin', async (
   assert.equal(models.version, null, 'the default model is as it was');
 });
 
+// The names of the features must reach the model, or readings by name would be refused ever after.
+test('a machine of several features is learned from scratch and retrained', async () => {
+  const own = { IFOREST_URL: `http://127.0.0.1:${serverPort}/models/press-2` };
+  await deploy({ ...few, ...own, SCRATCH_SAMPLES: 200 }, own);
+  await learn();
+  const named = (i) => ({ value: { vibration: 2 + ((i * 37) % 200) / 200, temperature: 58 + ((i * 91) % 200) / 40 } });
+  const readings = Array.from({ length: 200 }, (_, i) => named(i));
+  for (const reading of readings) await us.publishAsync(READINGS, JSON.stringify(reading), { qos: 1 });
+  await us.publishAsync(READINGS, '2.5', { qos: 1 });
+  assert.equal((await result()).samples_used, 200);
+  const model = async () => (await fetch(own.IFOREST_URL)).json();
+  assert.deepEqual((await model()).feature_names, ['vibration', 'temperature']);
+  await sleep(300);
+  const verdicts = await judge(readings.slice(0, 100).map((reading) => JSON.stringify(reading)));
+  assert.deepEqual(verdicts[0].input_value, [2, 58]);
+  await button('retrain now');
+  const said = await result();
+  assert.equal(said.retrained, true, said.reason);
+  assert.deepEqual([(await model()).version, (await model()).features], [2, 2]);
+});
+
 // A slow machine must not keep the engineer waiting for a thousand readings, nor be judged by a handful.
 test('learning from scratch ends with its time, and refuses too few', async () => {
   const soon = { ...few, SCRATCH_SAMPLES: 1000, SCRATCH_MINUTES: 3 / 60 };
