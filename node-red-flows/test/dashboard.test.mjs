@@ -225,7 +225,7 @@ if (!executable) {
         READING_TOPIC: `${base}/vibration`, ANOMALY_TOPIC: `${base}/anomaly`, RETRAIN_TOPIC: `${base}/retrain`, IFOREST_URL: url,
         MACHINE_NAME: 'Press 1', DASHBOARD_PAGE: 'press-1',
       };
-      const few = { SCRATCH_SAMPLES: '200', RETRAIN_MIN: '50' };
+      const few = { SCRATCH_SAMPLES: '200', RETRAIN_MIN: '40' };
       const first = files.map((name) => readFlow(name)[0].id);
       for (const tab of imported.filter((n) => n.type === 'tab' && ours(n))) {
         const own = first.includes(tab.id) ? few : { ...few, ...settings };
@@ -268,10 +268,13 @@ if (!executable) {
       assert.match(await second.locator('.if-model').innerText(), /Readings learned\s+200/);
       assert.equal(await second.title(), 'Press 1 · press-1');
       // Its button is about its own model.
+      const verdicts = press.texts(`${base}/anomaly`).length;
       await judge(healthy(60));
       await publish(`${base}/vibration`, warm(60));
+      await until(() => press.texts(`${base}/anomaly`).length >= verdicts + 60, 'the verdicts to learn from');
       await second.getByRole('button', { name: /Retrain/ }).click();
-      await until(() => press.texts(`${base}/retrain/result`).map((text) => JSON.parse(text)).find((said) => said.why === 'by command'), 'the retraining');
+      const again = await until(() => press.texts(`${base}/retrain/result`).map((text) => JSON.parse(text)).find((said) => said.why === 'by command'), 'the retraining');
+      assert.equal(again.retrained, true, again.reason);
       assert.equal((await (await fetch(url)).json()).version, 2);
       assert.equal((await (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json()).version, null);
       assert.deepEqual(complaints, []);
