@@ -1,6 +1,6 @@
 // Node-RED's editor in a browser, for what users do in it: import and deploy.
 import { readFileSync } from 'node:fs';
-import { until } from './process.mjs';
+import { sleep, until } from './process.mjs';
 
 export async function openEditor(browser, nodeRed) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
@@ -14,9 +14,18 @@ export async function openEditor(browser, nodeRed) {
       const before = await tabs();
       await page.locator('#red-ui-workspace-chart').click({ position: { x: 300, y: 300 } });
       await page.keyboard.press('Control+i');
-      await page.locator('#red-ui-clipboard-dialog-import-text').fill(readFileSync(new URL(`../${name}`, import.meta.url), 'utf8'));
-      await page.locator('#red-ui-clipboard-dialog-ok').click();
+      const text = readFileSync(new URL(`../${name}`, import.meta.url), 'utf8');
+      const ok = page.locator('#red-ui-clipboard-dialog-ok');
+      await page.locator('#red-ui-clipboard-dialog-import-text').waitFor();
+      // A dialog that is still opening clears its text.
+      await until(async () => {
+        await page.locator('#red-ui-clipboard-dialog-import-text').fill(text);
+        await sleep(300);
+        return ok.isEnabled();
+      }, 'the dialog to take the flow');
+      await ok.click();
       if (again) await page.getByRole('button', { name: 'Import copy' }).click();
+      await page.waitForSelector('#red-ui-clipboard-dialog', { state: 'hidden' });
       await until(async () => (await tabs()) > before, `the tab of ${name}`);
     },
     async deploy(check) {
