@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -103,9 +104,13 @@ async fn read(body: &mut Body, limit: usize, patience: Duration) -> Result<Bytes
     let mut first = Bytes::new();
     let mut all = Vec::new();
     let mut counted = None;
-    loop {
+    while !body.is_end_stream() {
         let come = first.len().max(all.len());
-        let frame = timeout(patience, body.frame()).await;
+        // Mostly it is there already, and needs no clock.
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => Ok(frame),
+            None => timeout(patience, body.frame()).await,
+        };
         let Some(frame) = frame.map_err(|_| ApiError::stalled(come, patience))? else {
             break;
         };
@@ -181,6 +186,10 @@ fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = value.and_then(|value| value.to_str().ok()) else {
         return false;
     };
+    // What nearly everybody sends.
+    if value.eq_ignore_ascii_case("application/json") {
+        return true;
+    }
     let media_type = value.split(';').next().unwrap_or_default().trim();
     let Some((kind, subtype)) = media_type.split_once('/') else {
         return false;
