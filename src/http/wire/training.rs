@@ -274,8 +274,8 @@ pub(in crate::http) fn flat(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     let told: Vec<_> = told.collect();
     if !told.is_empty() {
         tracing::warn!(
-            "{} have no effect at /retrain, which takes samples alone, as server.py does; \
-             /models/default/retrain takes them",
+            "/retrain takes samples alone, as server.py does; without effect: {}; \
+             /models/default/retrain takes more",
             told.join(", ")
         );
     }
