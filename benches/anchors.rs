@@ -76,8 +76,8 @@ fn judge_one() {
         let start = Instant::now();
         let mut sum = 0.0;
         for &value in &values {
-            let judgement = detector.judge(black_box(value));
-            sum += judgement.map_or(0.0, |j| j.anomaly_score);
+            let prediction = detector.predict(black_box(value));
+            sum += prediction.map_or(0.0, |j| j.anomaly_score);
         }
         black_box(sum);
         let each = start.elapsed().as_secs_f64() / values.len() as f64;

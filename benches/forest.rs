@@ -19,7 +19,7 @@ fn judge(c: &mut Criterion) {
     c.bench_function("judge one value", |b| {
         b.iter_batched(
             || *next.next().expect("there is no end"),
-            |value| detector.judge(black_box(value)),
+            |value| detector.predict(black_box(value)),
             BatchSize::NumIterations(1 << 14),
         );
     });

@@ -120,7 +120,7 @@ fn serve(listener: std::net::TcpListener, router: Router) -> Result<(), Box<dyn 
         listener,
         router,
         std::future::pending::<()>(),
-        server::GRACE,
+        server::GRACE_PERIOD,
     )?;
     Ok(())
 }

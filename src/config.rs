@@ -10,7 +10,7 @@ use iforest_server::detector::OutOfRange;
 use iforest_server::forest::{
     IsolationForest, IsolationForestParams, MAX_ESTIMATORS, MaxSamples, ParamsError,
 };
-use iforest_server::registry::Options;
+use iforest_server::registry::RegistryConfig;
 
 /// The store is not asked more often.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
@@ -133,8 +133,8 @@ pub(crate) enum LogLevel {
 
 impl Config {
     /// What holds for models that have no settings of their own.
-    pub(crate) fn registry_options(&self) -> Result<Options, ParamsError> {
-        Ok(Options {
+    pub(crate) fn registry_config(&self) -> Result<RegistryConfig, ParamsError> {
+        Ok(RegistryConfig {
             params: self.forest_params()?,
             out_of_range: match self.out_of_range {
                 Beyond::Score => OutOfRange::Score,
@@ -185,7 +185,7 @@ mod tests {
     fn defaults_are_those_of_server_py() {
         let config = Config::parse_from(["iforest-server"]);
         assert_eq!((config.host.as_str(), config.port), ("0.0.0.0", 5000));
-        let expected = Options::new(IsolationForest::params().contamination(0.05));
-        assert_eq!(config.registry_options(), Ok(expected));
+        let expected = RegistryConfig::new(IsolationForest::params().contamination(0.05));
+        assert_eq!(config.registry_config(), Ok(expected));
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! let params = IsolationForest::params().contamination(0.05).random_state(42);
 //! let detector = Detector::fit(&params, array![[2.4], [2.5], [2.6], [2.5], [2.4]])?;
-//! assert!(detector.judge(9.0)?.is_anomaly);
+//! assert!(detector.predict(9.0)?.is_anomaly);
 //! # Ok::<(), iforest_server::detector::DetectorError>(())
 //! ```
 //!
@@ -24,15 +24,16 @@
 //! * [`detector`]: scaler, forest and threshold as one value
 //! * [`forest`]: the isolation forest
 //!
-//! beside them [`readings`], what a server is first trained on, and `text`, how it is written.
+//! beside them [`training_data`], what a server is first trained on, and `text`, how it is written.
 
 #![forbid(unsafe_code)]
 
 pub mod detector;
+mod encoding;
+mod excerpt;
 pub mod forest;
 pub mod http;
-pub mod readings;
 pub mod registry;
 pub mod server;
 pub mod store;
-mod text;
+pub mod training_data;

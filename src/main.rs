@@ -14,20 +14,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use iforest_server::registry::{First, Registry};
+use iforest_server::registry::{DefaultModel, Registry};
 use iforest_server::store::Store;
-use iforest_server::{http, readings, server};
+use iforest_server::{http, server, training_data};
 use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
 
 /// How long other servers may take to be told of the last change.
-const TELLING: Duration = Duration::from_secs(2);
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many files, connections among them, may be open at the same time.
 #[cfg(unix)]
-const MOST_FILES: u64 = 65_536;
+const MAX_OPEN_FILES: u64 = 65_536;
 
 fn main() -> ExitCode {
     let config = Config::parse();
@@ -46,9 +46,9 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     // Each connection is a file, and the usual limit is for programs that ask for few. Where the
     // system does not allow more, it stays.
     #[cfg(unix)]
-    let _ = rlimit::increase_nofile_limit(MOST_FILES);
+    let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
     let stop = stop_signal()?;
-    let options = config.registry_options()?;
+    let options = config.registry_config()?;
     // Bound before training, so that a port in use is told at once.
     let listener = bind(&config.host, config.port)?;
     let store = Store::open(&config.store)
@@ -56,17 +56,17 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!("models are kept in {store}");
     let first = match &config.train {
         Some(path) => {
-            let readings = readings::from_file(path)?;
+            let readings = training_data::from_file(path)?;
             tracing::info!(
                 "training on {} readings of {}",
                 readings.nrows(),
                 path.display()
             );
-            First::Train(readings)
+            DefaultModel::Retrain(readings)
         }
         None => {
             let random_state = config.random_state;
-            First::Stored(Box::new(move || synthetic(random_state)))
+            DefaultModel::LoadOrTrain(Box::new(move || synthetic(random_state)))
         }
     };
     let registry = Arc::new(Registry::open(store, options, first)?);
@@ -78,8 +78,8 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
         r#"try: curl -X POST http://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
     let router = http::router(Arc::clone(&registry));
-    server::run(listener, router, stop, server::GRACE)?;
-    registry.finish(TELLING);
+    server::run(listener, router, stop, server::GRACE_PERIOD)?;
+    registry.finish(ANNOUNCE_TIMEOUT);
     tracing::info!("stopped");
     Ok(())
 }
@@ -91,7 +91,7 @@ fn synthetic(random_state: Option<u32>) -> Array2<f64> {
         "training on synthetic readings, numpy.random.RandomState({seed}).uniform(0, 5, 500); \
          train on your own with --train FILE or POST /retrain"
     );
-    readings::synthetic(seed)
+    training_data::synthetic(seed)
 }
 
 fn bind(host: &str, port: u16) -> Result<TcpListener, String> {

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::SplitMix;
-use iforest_server::detector::{Detector, Judgement};
+use iforest_server::detector::{Detector, Prediction};
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
-use iforest_server::readings;
-use iforest_server::registry::{ChangeError, First, Options, Registry, Served, Training};
+use iforest_server::registry::{
+    ChangeError, DefaultModel, Registry, RegistryConfig, ServedModel, TrainingRequest,
+};
 use iforest_server::store::{ModelName, ModelSettings, Store};
+use iforest_server::training_data;
 use ndarray::Array2;
 use object_store::memory::InMemory;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
@@ -29,13 +31,13 @@ fn readings(seed: u64, rows: usize, scale: f64) -> Array2<f64> {
     Array2::from_shape_simple_fn((rows, 1), || scale * random.uniform())
 }
 
-fn bits(judgement: Judgement) -> (u64, u64, bool) {
-    let Judgement {
+fn bits(prediction: Prediction) -> (u64, u64, bool) {
+    let Prediction {
         scaled,
         anomaly_score,
         is_anomaly,
         ..
-    } = judgement;
+    } = prediction;
     (scaled.to_bits(), anomaly_score.to_bits(), is_anomaly)
 }
 
@@ -48,15 +50,19 @@ const VALUE: f64 = 3.5;
 async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model() {
     const MODELS: u64 = 8;
     const RETRAINS: u64 = 320;
-    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let registry = Registry::train(params(), training_data::synthetic(42)).expect("it trains");
     let registry = Arc::new(registry);
     let mut possible = HashSet::from([bits(
-        registry.serving().detector.judge(VALUE).expect("judged"),
+        registry
+            .default_model()
+            .detector
+            .predict(VALUE)
+            .expect("judged"),
     )]);
     for model in 0..MODELS {
         let detector = Detector::fit(&params(), readings(model, 300, 4.0 + model as f64));
         possible.insert(bits(
-            detector.expect("it trains").judge(VALUE).expect("judged"),
+            detector.expect("it trains").predict(VALUE).expect("judged"),
         ));
     }
     assert_eq!(
@@ -75,13 +81,13 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
             tokio::spawn(async move {
                 let mut seen = HashSet::new();
                 while !done.load(Ordering::Relaxed) {
-                    let judgement = registry
-                        .serving()
+                    let prediction = registry
+                        .default_model()
                         .detector
-                        .judge(VALUE)
+                        .predict(VALUE)
                         .expect("never fails");
-                    assert!(possible.contains(&bits(judgement)), "{judgement:?}");
-                    seen.insert(bits(judgement));
+                    assert!(possible.contains(&bits(prediction)), "{prediction:?}");
+                    seen.insert(bits(prediction));
                     predicted.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
                 }
@@ -108,15 +114,15 @@ async fn predictions_through_hundreds_of_retrains_come_each_from_one_whole_model
     assert!(predicted.load(Ordering::Relaxed) > 1000);
 }
 
-fn training(samples: Array2<f64>) -> Training {
-    Training {
+fn training(samples: Array2<f64>) -> TrainingRequest {
+    TrainingRequest {
         samples,
         feature_names: Vec::new(),
         settings: ModelSettings::default(),
     }
 }
 
-async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Served>, ChangeError> {
+async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<ServedModel>, ChangeError> {
     let name = ModelName::default_model();
     registry.retrain(&name, 0, |_| Ok(training(data))).await
 }
@@ -125,7 +131,7 @@ async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<Served>, 
 // middle, predictions go on.
 #[tokio::test]
 async fn predictions_do_not_wait_for_a_retrain() {
-    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let registry = Registry::train(params(), training_data::synthetic(42)).expect("it trains");
     let registry = Arc::new(registry);
     let slow = readings(1, 3_000_000, 9.0);
     let running = tokio::spawn({
@@ -136,8 +142,8 @@ async fn predictions_do_not_wait_for_a_retrain() {
     let mut longest = Duration::ZERO;
     while !running.is_finished() {
         let asked = Instant::now();
-        let serving = registry.serving();
-        serving.detector.judge(VALUE).expect("never fails");
+        let serving = registry.default_model();
+        serving.detector.predict(VALUE).expect("never fails");
         longest = longest.max(asked.elapsed());
         tokio::task::yield_now().await;
     }
@@ -150,7 +156,7 @@ async fn predictions_do_not_wait_for_a_retrain() {
 // Each waits for the one before; the one asked last stays, though the first takes longest.
 #[tokio::test]
 async fn of_retrains_at_once_the_one_asked_last_stays() {
-    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let registry = Registry::train(params(), training_data::synthetic(42)).expect("it trains");
     let last = readings(2, 30, 1.0);
     let mut expected = Detector::fit(&params(), last.clone()).expect("it trains");
     expected.drop_trees();
@@ -168,14 +174,14 @@ async fn of_retrains_at_once_the_one_asked_last_stays() {
         300
     );
     assert_eq!(third.expect("it trains").detector, expected);
-    assert_eq!(registry.serving().detector, expected);
+    assert_eq!(registry.default_model().detector, expected);
 }
 
 // A client that hangs up, while its retrain runs or still waits, does not leave the server without
 // it, nor stuck.
 #[tokio::test]
 async fn a_retrain_whose_client_has_gone_is_carried_out() {
-    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let registry = Registry::train(params(), training_data::synthetic(42)).expect("it trains");
     let data = readings(3, 300, 2.0);
     let mut expected = Detector::fit(&params(), data.clone()).expect("it trains");
     expected.drop_trees();
@@ -184,7 +190,7 @@ async fn a_retrain_whose_client_has_gone_is_carried_out() {
         let soon = Duration::from_micros(1);
         assert!(tokio::time::timeout(soon, gone).await.is_err());
     }
-    while registry.serving().detector != expected {
+    while registry.default_model().detector != expected {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let next = retrain(&registry, readings(4, 30, 1.0)).await;
@@ -194,8 +200,8 @@ async fn a_retrain_whose_client_has_gone_is_carried_out() {
 // A flood of retrains is refused before it fills the memory, and a panic in one is not the end.
 #[tokio::test]
 async fn retrains_past_the_queue_are_refused_and_a_panic_is_survived() {
-    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
-    let before = registry.serving();
+    let registry = Registry::train(params(), training_data::synthetic(42)).expect("it trains");
+    let before = registry.default_model();
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let name = ModelName::default_model();
     let blocking = registry.retrain::<ChangeError>(&name, 0, move |_| {
@@ -219,7 +225,7 @@ async fn retrains_past_the_queue_are_refused_and_a_panic_is_survived() {
     assert_eq!(refused, 24, "16 may wait");
     go.send(()).expect("it waits");
     assert!(matches!(blocking.await, Err(ChangeError::Interrupted)));
-    while Arc::ptr_eq(&registry.serving(), &before) {
+    while Arc::ptr_eq(&registry.default_model(), &before) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -232,7 +238,7 @@ fn name(name: &str) -> ModelName {
 // are asked as before.
 #[tokio::test]
 async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
-    let registry = Registry::train(params(), readings::synthetic(42)).expect("it trains");
+    let registry = Registry::train(params(), training_data::synthetic(42)).expect("it trains");
     let train = async |model: &str| {
         let (model, data) = (name(model), readings(1, 300, 5.0));
         let trained = registry.retrain(&model, 0, |_| Ok::<_, ChangeError>(training(data)));
@@ -252,7 +258,7 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
     for _ in 0..1000 {
         let served = registry.get(&name("b")).expect("it is served");
         assert!(Arc::ptr_eq(&served, &before));
-        served.detector.judge(VALUE).expect("never fails");
+        served.detector.predict(VALUE).expect("never fails");
         assert!(registry.get(&name("a")).is_some(), "as it was");
     }
     go.send(()).expect("it waits");
@@ -276,9 +282,9 @@ async fn models_are_stored_side_by_side() {
             ..ThrottleConfig::default()
         },
     );
-    let store = Store::over(Arc::new(slow), "slow memory");
-    let first = First::Stored(Box::new(|| readings::synthetic(42)));
-    let registry = Registry::open(store, Options::new(params()), first).expect("it opens");
+    let store = Store::from_objects(Arc::new(slow), "slow memory");
+    let first = DefaultModel::LoadOrTrain(Box::new(|| training_data::synthetic(42)));
+    let registry = Registry::open(store, RegistryConfig::new(params()), first).expect("it opens");
     let start = Instant::now();
     let trainings = (0..MODELS).map(|i| {
         let (registry, model) = (&registry, name(&format!("m{i}")));

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{DataSpec, SplitMix, fixture, hash_floats};
-use iforest_server::detector::{Blind, Detector, DetectorError, OutOfRange, StandardScaler};
+use iforest_server::detector::{BlindSides, Detector, DetectorError, OutOfRange, StandardScaler};
 use iforest_server::forest::{FitError, IsolationForest, IsolationForestParams, ScoreError};
 use linfa::traits::Transformer;
 use ndarray::{Array2, ArrayView2, Axis, array};
@@ -108,10 +108,10 @@ fn a_batch_is_judged_as_its_readings_one_by_one() {
         .expect("good readings");
     let mut anomalies = 0;
     for (&value, &score) in data.iter().zip(&scores) {
-        let judgement = detector.judge(value).expect("a good reading");
-        assert_eq!(judgement.anomaly_score.to_bits(), score.to_bits());
-        assert_eq!(judgement.is_anomaly, score > detector.forest().threshold());
-        anomalies += usize::from(judgement.is_anomaly);
+        let prediction = detector.predict(value).expect("a good reading");
+        assert_eq!(prediction.anomaly_score.to_bits(), score.to_bits());
+        assert_eq!(prediction.is_anomaly, score > detector.forest().threshold());
+        anomalies += usize::from(prediction.is_anomaly);
     }
     assert_eq!(anomalies, 10, "5 % of 200");
 }
@@ -128,11 +128,11 @@ fn a_row_is_judged_as_in_a_batch() {
             for rows in [&data, &far] {
                 let scores = detector.decision_function(rows.view()).expect("good");
                 for (row, score) in rows.rows().into_iter().zip(scores) {
-                    let judged = detector.judge_row(&row.to_vec()).expect("a good row");
+                    let judged = detector.predict_row(&row.to_vec()).expect("a good row");
                     assert_eq!(judged.anomaly_score.to_bits(), score.to_bits());
                     assert_eq!(judged.scaled.len(), columns);
                     if columns == 1 {
-                        let one = detector.judge(row[0]).expect("a good reading");
+                        let one = detector.predict(row[0]).expect("a good reading");
                         assert_eq!(one.anomaly_score.to_bits(), score.to_bits());
                         assert_eq!(one.out_of_range, judged.out_of_range);
                         assert_eq!(one.scaled, judged.scaled[0]);
@@ -176,21 +176,21 @@ fn a_reading_out_of_range_is_an_anomaly_where_that_is_asked_for() {
         let plain = detector.clone();
         detector.set_out_of_range(OutOfRange::Anomaly, margin);
         for reading in inside {
-            let judged = detector.judge(reading).expect("a good reading");
-            let as_scored = plain.judge(reading).expect("a good reading");
+            let judged = detector.predict(reading).expect("a good reading");
+            let as_scored = plain.predict(reading).expect("a good reading");
             assert_eq!(judged.out_of_range, Some(false), "{reading}");
             assert_eq!(judged.anomaly_score, as_scored.anomaly_score, "{reading}");
             assert_eq!(as_scored.out_of_range, None);
         }
         for reading in outside {
-            let judged = detector.judge(reading).expect("a good reading");
+            let judged = detector.predict(reading).expect("a good reading");
             assert_eq!(judged.out_of_range, Some(true), "{reading}");
             assert!(judged.is_anomaly, "{reading}");
             assert!(judged.anomaly_score > detector.forest().threshold());
         }
         assert_eq!(
             detector.blind_sides(),
-            Blind {
+            BlindSides {
                 below: false,
                 above: false
             }
@@ -240,7 +240,7 @@ fn a_detector_is_read_as_it_was_stored() {
 fn what_cannot_be_judged_is_refused_with_its_place() {
     let detector = Detector::fit(&params(), readings(50, 2)).expect("good readings");
     assert!(matches!(
-        detector.judge(1.0),
+        detector.predict(1.0),
         Err(DetectorError::Score(ScoreError::Width {
             expected: 2,
             got: 1
@@ -263,7 +263,7 @@ fn what_cannot_be_judged_is_refused_with_its_place() {
     ));
     let narrow = Detector::fit(&params(), array![[1.0], [1.1], [1.2]]).expect("good readings");
     assert!(matches!(
-        narrow.judge(f64::MAX),
+        narrow.predict(f64::MAX),
         Err(DetectorError::Overflow {
             row: Some(0),
             feature: 0
@@ -271,7 +271,7 @@ fn what_cannot_be_judged_is_refused_with_its_place() {
     ));
     for value in [f64::NAN, f64::INFINITY] {
         assert!(matches!(
-            narrow.judge(value),
+            narrow.predict(value),
             Err(DetectorError::Score(ScoreError::NotFinite { .. }))
         ));
     }
@@ -310,8 +310,8 @@ fn a_detector_that_cannot_alarm_knows_it() {
     let mut random = SplitMix(8);
     let grid = Array2::from_shape_simple_fn((120, 1), || (random.uniform() * 8.0).floor() * 0.25);
     let detector = Detector::fit(&params(), grid).expect("good readings");
-    assert!(!detector.judge(1000.0).expect("a good reading").is_anomaly);
-    let both = |blind| Blind {
+    assert!(!detector.predict(1000.0).expect("a good reading").is_anomaly);
+    let both = |blind| BlindSides {
         below: blind,
         above: blind,
     };
@@ -322,7 +322,7 @@ fn a_detector_that_cannot_alarm_knows_it() {
     assert_eq!(good.blind_sides(), both(false));
 }
 
-// Alarm limits must agree with the judgement of every reading, whatever the unit and the shape of
+// Alarm limits must agree with the prediction of every reading, whatever the unit and the shape of
 // the data: on thousands of readings, and around every limit.
 #[test]
 fn normal_ranges_are_what_is_judged_normal() {
@@ -354,7 +354,7 @@ fn normal_ranges_are_what_is_judged_normal() {
                 range.low.is_none_or(|low| low <= reading)
                     && range.high.is_none_or(|high| reading <= high)
             });
-            let judged = detector.judge(reading).expect("a good reading");
+            let judged = detector.predict(reading).expect("a good reading");
             assert_eq!(inside, !judged.is_anomaly, "{reading} in {ranges:?}");
         }
     }

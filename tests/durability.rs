@@ -269,7 +269,7 @@ fn wrong_bytes_under_a_right_checksum_neither_panic_nor_hang() {
         Ok(record) => {
             taken += 1;
             let row = vec![1.0; record.detector.forest().n_features()];
-            let _ = record.detector.judge_row(&row);
+            let _ = record.detector.predict_row(&row);
             let _ = record.detector.normal_ranges();
             let _ = record.detector.blind_sides();
             let _ = iforest_server::store::encode(&record);

@@ -12,9 +12,9 @@ use common::SplitMix;
 use common::router::{Answer, post, send, server};
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
-use iforest_server::registry::{First, Options, Registry};
+use iforest_server::registry::{DefaultModel, Registry, RegistryConfig};
 use iforest_server::store::Store;
-use iforest_server::{http, readings};
+use iforest_server::{http, training_data};
 use ndarray::{Array2, array};
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ async fn a_model_is_made_asked_described_and_deleted() {
 
     let detector = Detector::fit(&params(), data).expect("good readings");
     for value in [2.5, 9.0] {
-        let judged = detector.judge(value).expect("a good reading");
+        let judged = detector.predict(value).expect("a good reading");
         let body = json!({ "value": value }).to_string();
         let answer = post(&router, "/models/plant-1.motor_2/predict", body).await;
         let answer = json_of(&answer);
@@ -170,7 +170,7 @@ async fn readings_of_several_features_are_arrays_or_objects() {
     let data = rows(2, 200, 3);
     let detector = Detector::fit(&params(), data.clone()).expect("good readings");
     let row = [2.5, 9.0, -1.0];
-    let judged = detector.judge_row(&row).expect("a good row");
+    let judged = detector.predict_row(&row).expect("a good row");
     let expected = format!(
         "{{\"anomaly_score\":{:?},\"input_value\":[2.5,9.0,-1.0],\"prediction\":1,\
          \"scaled_value\":[{:?},{:?},{:?}],\"status\":\"Anomaly Detected\"}}",
@@ -794,11 +794,11 @@ async fn a_model_that_could_never_alarm_says_so_and_an_option_makes_it() {
     }
 
     // For a server it holds for all models that do not say otherwise, default too.
-    let options = Options {
+    let options = RegistryConfig {
         out_of_range: OutOfRange::Anomaly,
-        ..Options::new(params())
+        ..RegistryConfig::new(params())
     };
-    let first = First::Stored(Box::new(|| readings::synthetic(42)));
+    let first = DefaultModel::LoadOrTrain(Box::new(|| training_data::synthetic(42)));
     let registry = Registry::open(Store::in_memory(), options, first).expect("it opens");
     let router = http::router(Arc::new(registry));
     let body = json!({ "samples": quantised }).to_string();

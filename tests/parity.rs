@@ -13,7 +13,7 @@ use common::{DataSpec, fixture, hash_words};
 use http_body_util::BodyExt;
 use iforest_server::forest::IsolationForest;
 use iforest_server::registry::Registry;
-use iforest_server::{http, readings};
+use iforest_server::{http, training_data};
 use serde::Deserialize;
 use tower::ServiceExt;
 
@@ -54,7 +54,7 @@ async fn answers_are_those_of_server_py_byte_for_byte() {
         let params = IsolationForest::params()
             .contamination(0.05)
             .random_state(case.random_state);
-        let registry = Registry::train(params, readings::synthetic(0)).expect("it trains");
+        let registry = Registry::train(params, training_data::synthetic(0)).expect("it trains");
         let router = http::router(Arc::new(registry));
         let samples: Vec<f64> = case.data.data().into_iter().collect();
         let answer = post(

@@ -583,7 +583,7 @@ fn batches_that_are_given_up_do_not_hold_up_the_end() {
     server.signal("TERM");
     let start = std::time::Instant::now();
     assert_eq!(server.wait(), Some(0));
-    let grace = iforest_server::server::GRACE;
+    let grace = iforest_server::server::GRACE_PERIOD;
     assert!(
         start.elapsed() < grace + std::time::Duration::from_secs(8),
         "{:?}",

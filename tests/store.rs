@@ -15,7 +15,7 @@ use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::{IsolationForest, MaxSamples};
 use iforest_server::store::{
-    self, FormatError, ModelName, ModelSettings, ReadError, Record, Store, Written,
+    self, FormatError, ModelName, ModelSettings, ReadError, Record, Store, WriteOutcome,
 };
 use ndarray::Array2;
 use object_store::memory::InMemory;
@@ -123,9 +123,9 @@ async fn versions_are_made_once_listed_in_order_and_removed() {
             assert_eq!(store.versions(model).await, Ok(Vec::new()));
             for number in [2, 10, 1, 12_345_678_901] {
                 let written = store.write(model, number, &bytes).await;
-                assert!(matches!(written, Ok(Written::Stored(v)) if v.number == number));
+                assert!(matches!(written, Ok(WriteOutcome::Stored(v)) if v.number == number));
                 let again = store.write(model, number, b"other").await;
-                assert_eq!(again, Ok(Written::Taken));
+                assert_eq!(again, Ok(WriteOutcome::AlreadyExists));
             }
             assert_eq!(store.read(model, 2).await.expect("it is there"), record());
             let missing = store.read(model, 3).await;
@@ -145,7 +145,7 @@ async fn versions_are_made_once_listed_in_order_and_removed() {
                 .await
                 .expect("no error");
             assert_eq!(store.versions(&model).await.as_deref(), Ok(&versions[2..]));
-            // Written anew, it is told from the one that was there before.
+            // WriteOutcome anew, it is told from the one that was there before.
             store.write(&model, 1, &bytes).await.expect("written");
             let anew = store.versions(&model).await.expect("listed");
             assert!(!anew[0].is(&versions[0]), "{:?} {:?}", anew[0], versions[0]);
@@ -298,14 +298,17 @@ impl ObjectStore for LostAnswers {
 #[tokio::test]
 async fn a_version_whose_answer_was_lost_is_found() {
     let objects = Arc::new(LostAnswers::default());
-    let store = Store::over(Arc::clone(&objects) as _, "lost answers");
+    let store = Store::from_objects(Arc::clone(&objects) as _, "lost answers");
     let (ours, others) = (store::encode(&record()).expect("whole"), b"others");
     let model = name("m");
     let written = store.write(&model, 1, &ours).await.expect("it is there");
     let there = store.versions(&model).await.expect("listed");
-    assert_eq!(written, Written::Stored(there[0].clone()));
+    assert_eq!(written, WriteOutcome::Stored(there[0].clone()));
     // Another server's, under the same number.
-    assert_eq!(store.write(&model, 1, others).await, Ok(Written::Taken));
+    assert_eq!(
+        store.write(&model, 1, others).await,
+        Ok(WriteOutcome::AlreadyExists)
+    );
     // Nowhere, and nobody knows.
     objects.writes_get_lost.store(true, Ordering::Relaxed);
     let error = store

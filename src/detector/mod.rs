@@ -1,7 +1,7 @@
 //! What is trained, stored and served: scaler, forest and threshold as one value.
 //!
 //! Every check of shape and finiteness is made here, so that whoever holds a detector can only get
-//! a judgement or a clear error from it.
+//! a prediction or a clear error from it.
 //!
 //! * `scaler`: scikit-learn's `StandardScaler`
 //! * `ranges`: which readings are normal, and what is said of those beyond the training range
@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::forest::{FitError, IsolationForest, IsolationForestParams, ScoreError};
 
-pub use ranges::{Blind, NormalRange, OutOfRange, TrainingRange};
+pub use ranges::{BlindSides, NormalRange, OutOfRange, TrainingRange};
 pub use scaler::StandardScaler;
 
 /// A fitted detector, of any number of features.
@@ -66,7 +66,7 @@ impl TryFrom<Stored> for Detector {
 /// What a detector says of one reading; `S` is a number, or a list of them where a reading is of
 /// several features.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Judgement<S = f64> {
+pub struct Prediction<S = f64> {
     /// The reading as the forest sees it.
     pub scaled: S,
     /// PyOD's decision function: greater is more abnormal, near 0 at the border.
@@ -183,10 +183,10 @@ impl Detector {
     ///
     /// [`DetectorError::Score`] when the detector has several features or the value is not finite;
     /// [`DetectorError::Overflow`] when it is too far from the training readings.
-    pub fn judge(&self, value: f64) -> Result<Judgement, DetectorError> {
+    pub fn predict(&self, value: f64) -> Result<Prediction, DetectorError> {
         self.check_width(1)?;
         let scaled = self.scaler.scale_value(0, value);
-        self.judge_scaled(&[value], &[scaled], scaled)
+        self.predict_scaled(&[value], &[scaled], scaled)
     }
 
     /// Judges one reading, which has a value for each feature.
@@ -195,19 +195,19 @@ impl Detector {
     ///
     /// [`DetectorError::Score`] when there are more or fewer values than features, or one is not
     /// finite; [`DetectorError::Overflow`] when one is too far from the training readings.
-    pub fn judge_row(&self, row: &[f64]) -> Result<Judgement<Vec<f64>>, DetectorError> {
+    pub fn predict_row(&self, row: &[f64]) -> Result<Prediction<Vec<f64>>, DetectorError> {
         self.check_width(row.len())?;
         let values = row.iter().enumerate();
         let scaled: Vec<f64> = values
             .map(|(feature, &value)| self.scaler.scale_value(feature, value))
             .collect();
-        let Judgement {
+        let Prediction {
             anomaly_score,
             is_anomaly,
             out_of_range,
             ..
-        } = self.judge_scaled(row, &scaled, ())?;
-        Ok(Judgement {
+        } = self.predict_scaled(row, &scaled, ())?;
+        Ok(Prediction {
             scaled,
             anomaly_score,
             is_anomaly,
@@ -215,12 +215,12 @@ impl Detector {
         })
     }
 
-    fn judge_scaled<S>(
+    fn predict_scaled<S>(
         &self,
         row: &[f64],
         scaled_row: &[f64],
         scaled: S,
-    ) -> Result<Judgement<S>, DetectorError> {
+    ) -> Result<Prediction<S>, DetectorError> {
         let mut values = row.iter().zip(scaled_row);
         let overflow = values.position(|(value, scaled)| value.is_finite() && !scaled.is_finite());
         if let Some(feature) = overflow {
@@ -230,20 +230,25 @@ impl Detector {
             });
         }
         let score = self.forest.decision_function_one(scaled_row)?;
-        Ok(self.judgement(row.iter().copied(), score, scaled))
+        Ok(self.prediction(row.iter().copied(), score, scaled))
     }
 
     /// What a score says of a reading. One out of range that the forest calls normal counts as one
     /// that every tree sets apart at once.
-    fn judgement<S>(&self, row: impl Iterator<Item = f64>, score: f64, scaled: S) -> Judgement<S> {
+    fn prediction<S>(
+        &self,
+        row: impl Iterator<Item = f64>,
+        score: f64,
+        scaled: S,
+    ) -> Prediction<S> {
         let limits = self.limits.as_deref();
-        let out_of_range = limits.map(|limits| ranges::is_beyond(limits, row));
+        let out_of_range = limits.map(|limits| ranges::is_outside(limits, row));
         let anomaly_score = if out_of_range == Some(true) && !self.forest.is_anomaly(score) {
-            self.forest.greatest_decision()
+            self.forest.max_decision()
         } else {
             score
         };
-        Judgement {
+        Prediction {
             scaled,
             anomaly_score,
             is_anomaly: self.forest.is_anomaly(anomaly_score),
@@ -278,11 +283,11 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// As [`judge_row`](Self::judge_row), naming the row.
-    pub fn judge_rows(
+    /// As [`predict_row`](Self::predict_row), naming the row.
+    pub fn predict_rows(
         &self,
         rows: ArrayView2<'_, f64>,
-    ) -> Result<Vec<Judgement<Vec<f64>>>, DetectorError> {
+    ) -> Result<Vec<Prediction<Vec<f64>>>, DetectorError> {
         self.check_width(rows.ncols())?;
         if let Some(((row, feature), &value)) =
             rows.indexed_iter().find(|(_, value)| !value.is_finite())
@@ -298,7 +303,7 @@ impl Detector {
         let scores = self.forest.decision_function(&scaled)?;
         let rows = rows.rows().into_iter().zip(scaled.rows()).zip(scores);
         let judged = rows.map(|((row, scaled), score)| {
-            self.judgement(row.iter().copied(), score, scaled.to_vec())
+            self.prediction(row.iter().copied(), score, scaled.to_vec())
         });
         Ok(judged.collect())
     }
@@ -307,12 +312,12 @@ impl Detector {
     ///
     /// # Errors
     ///
-    /// As [`judge_rows`](Self::judge_rows).
+    /// As [`predict_rows`](Self::predict_rows).
     pub fn decision_function(
         &self,
         readings: ArrayView2<'_, f64>,
     ) -> Result<Array1<f64>, DetectorError> {
-        let judged = self.judge_rows(readings)?;
+        let judged = self.predict_rows(readings)?;
         Ok(judged
             .into_iter()
             .map(|judged| judged.anomaly_score)
@@ -324,20 +329,20 @@ impl Detector {
     /// It happens when the training readings are all alike, or when the least or greatest of them
     /// makes up more than the contamination share: its score then is the threshold, and nothing
     /// beyond it can score higher. Such a detector stays silent where an engineer expects an alarm.
-    pub fn blind_sides(&self) -> Blind {
+    pub fn blind_sides(&self) -> BlindSides {
         let far = |value: f32| {
             let row = vec![f64::from(value); self.forest.n_features()];
             let decision = self.forest.decision_function_one(&row);
             self.limits.is_none() && decision.is_ok_and(|score| !self.forest.is_anomaly(score))
         };
-        Blind {
+        BlindSides {
             below: far(f32::MIN),
             above: far(f32::MAX),
         }
     }
 
     /// The features that were constant in training: whatever their values, they do not count.
-    pub fn idle_features(&self) -> impl Iterator<Item = usize> {
+    pub fn constant_features(&self) -> impl Iterator<Item = usize> {
         let ranges = self.training_ranges.iter().enumerate();
         let idle = ranges.filter(|(_, range)| self.limits.is_none() && range.low == range.high);
         idle.map(|(feature, _)| feature)

@@ -52,14 +52,14 @@ impl TrainingRange {
 }
 
 /// Whether one of the values of a reading is beyond its limits.
-pub(super) fn is_beyond(limits: &[TrainingRange], row: impl Iterator<Item = f64>) -> bool {
+pub(super) fn is_outside(limits: &[TrainingRange], row: impl Iterator<Item = f64>) -> bool {
     let mut values = limits.iter().zip(row);
     values.any(|(limits, value)| value < limits.low || value > limits.high)
 }
 
 /// On which side of the training range a detector calls everything normal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Blind {
+pub struct BlindSides {
     /// Far below all training readings.
     pub below: bool,
     /// Far above all training readings.

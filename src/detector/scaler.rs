@@ -131,7 +131,7 @@ fn moments(column: ArrayView1<'_, f64>, lone: bool) -> (f64, f64) {
 
     let rounding = n * mean * f64::EPSILON;
     let negligible = n * f64::EPSILON * variance + rounding * rounding;
-    // Written as scikit-learn's comparison: an infinite variance is "constant" too.
+    // WriteOutcome as scikit-learn's comparison: an infinite variance is "constant" too.
     let constant = variance <= negligible;
     (mean, if constant { 1.0 } else { variance.sqrt() })
 }

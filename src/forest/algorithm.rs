@@ -212,7 +212,7 @@ impl IsolationForest {
 
     /// The greatest value of the decision function: that of a row which every tree sets apart from
     /// all others at once. It always marks an anomaly.
-    pub fn greatest_decision(&self) -> f64 {
+    pub fn max_decision(&self) -> f64 {
         self.decision(-1.0).max(self.fitted.threshold.next_up())
     }
 

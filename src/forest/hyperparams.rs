@@ -174,7 +174,7 @@ impl ParamGuard for IsolationForestParams {
         }
         match params.max_samples {
             MaxSamples::Count(0) => return Err(ParamsError::MaxSamplesCount),
-            // Written positively, so that NaN is refused too.
+            // WriteOutcome positively, so that NaN is refused too.
             MaxSamples::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
                 return Err(ParamsError::MaxSamplesFraction(share));
             }

@@ -23,20 +23,20 @@ pub(super) const JSON: (HeaderName, HeaderValue) = (
 
 /// How long nothing of a body may come. What has come of it takes memory, and where clients are cut
 /// off without a word nobody else would ever free that.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many KiB of bodies may be arriving at the same time; only [`LARGE`] ones count.
+/// How many KiB of bodies may be arriving at the same time; only [`LARGE_BODY`] ones count.
 static ARRIVING_KIB: Semaphore = Semaphore::const_new(256 * 1024);
 
 /// From how many bytes on a body counts. No question is as large, so uploads that crawl keep none
 /// from being asked.
-const LARGE: usize = MAX_PREDICT_BODY;
+const LARGE_BODY: usize = MAX_PREDICT_BODY;
 
 /// For how long a refused body may pause and still be let come, how long that may take in all, and
 /// how many bytes of it.
-const REFUSED_PATIENCE: Duration = Duration::from_millis(500);
-const REFUSED_TIME: Duration = Duration::from_secs(30);
-const MAX_REFUSED: usize = 64 * 1024 * 1024;
+const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(500);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_DRAINED: usize = 64 * 1024 * 1024;
 
 /// The body of a request that says it is JSON, not yet read, of at most `LIMIT` bytes.
 pub(super) struct JsonBody<const LIMIT: usize>(pub(super) Bytes);
@@ -46,21 +46,22 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for JsonBody<LIMIT> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (head, mut body) = request.into_parts();
-        let told = head.headers.get(header::CONTENT_LENGTH);
-        let told = told.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let content_length = head.headers.get(header::CONTENT_LENGTH);
+        let content_length =
+            content_length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let refused = if !is_json(&head.headers) {
             Some(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)))
-        } else if told.is_some_and(|length| length > LIMIT) {
+        } else if content_length.is_some_and(|length| length > LIMIT) {
             Some(ApiError::too_large(LIMIT))
         } else {
             None
         };
         match refused {
-            None => Ok(Self(read(&mut body, LIMIT, PATIENCE).await?)),
+            None => Ok(Self(read(&mut body, LIMIT, BODY_IDLE_TIMEOUT).await?)),
             Some(error) => {
-                // Who waits to be told to go on has sent nothing yet.
+                // Who waits to be content_length to go on has sent nothing yet.
                 if !head.headers.contains_key(header::EXPECT) {
-                    discard(&mut body).await;
+                    drain(&mut body).await;
                 }
                 Err(error)
             }
@@ -76,7 +77,7 @@ impl<const LIMIT: usize, S: Sync> FromRequest<S> for MaybeJsonBody<LIMIT> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (head, mut body) = request.into_parts();
-        let body = read(&mut body, LIMIT, PATIENCE).await?;
+        let body = read(&mut body, LIMIT, BODY_IDLE_TIMEOUT).await?;
         if !body.is_empty() && !is_json(&head.headers) {
             return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
         }
@@ -111,24 +112,24 @@ async fn read(body: &mut Body, limit: usize, patience: Duration) -> Result<Bytes
             Some(frame) => Ok(frame),
             None => timeout(patience, body.frame()).await,
         };
-        let Some(frame) = frame.map_err(|_| ApiError::stalled(come, patience))? else {
+        let Some(frame) = frame.map_err(|_| ApiError::timeout(come, patience))? else {
             break;
         };
         let Ok(data) = frame.map_err(|error| broken(&error))?.into_data() else {
             continue;
         };
         let come = come + data.len();
-        // The length need not be told beforehand.
+        // The length need not be content_length beforehand.
         let fits = if come > limit {
             Err(ApiError::too_large(limit))
-        } else if come > LARGE {
+        } else if come > LARGE_BODY {
             count(&mut counted, come)
         } else {
             Ok(())
         };
         if let Err(error) = fits {
             drop((first, all, counted));
-            discard(body).await;
+            drain(body).await;
             return Err(error);
         }
         if first.is_empty() {
@@ -167,17 +168,17 @@ fn broken(error: &dyn Error) -> ApiError {
 
 /// Lets the rest of a refused body come: many clients look for an answer only once they have sent
 /// all, and see a broken connection where nobody reads that.
-async fn discard(body: &mut Body) {
+async fn drain(body: &mut Body) {
     let mut come = 0;
     let discarded = async {
-        while come <= MAX_REFUSED {
-            match timeout(REFUSED_PATIENCE, body.frame()).await {
+        while come <= MAX_DRAINED {
+            match timeout(DRAIN_IDLE_TIMEOUT, body.frame()).await {
                 Ok(Some(Ok(frame))) => come += frame.data_ref().map_or(0, Bytes::len),
                 _ => break,
             }
         }
     };
-    let _ = timeout(REFUSED_TIME, discarded).await;
+    let _ = timeout(DRAIN_TIMEOUT, discarded).await;
 }
 
 /// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.
@@ -212,7 +213,7 @@ mod tests {
         let parts = stream::iter(["{\"value\"", ": 2"].map(Ok::<_, std::io::Error>));
         let mut body = Body::from_stream(parts.chain(stream::pending()));
         let refused = read(&mut body, 1024, Duration::from_millis(20)).await;
-        let expected = ApiError::stalled(11, Duration::from_millis(20));
+        let expected = ApiError::timeout(11, Duration::from_millis(20));
         assert_eq!(refused, Err(expected));
     }
 }

@@ -47,7 +47,7 @@ impl ApiError {
     }
 
     /// The rest of the body does not come.
-    pub(super) fn stalled(come: usize, patience: Duration) -> Self {
+    pub(super) fn timeout(come: usize, patience: Duration) -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
             format!("the body stopped after {come} bytes, and nothing came for {patience:?}"),

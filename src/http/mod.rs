@@ -24,9 +24,9 @@ use tower_http::trace::TraceLayer;
 
 use self::body::{JSON, JsonBody};
 use self::error::ApiError;
-use self::wire::{Question, Reading};
-use crate::detector::{DetectorError, Judgement};
-use crate::registry::{Registry, Served, Training};
+use self::wire::{PredictRequest, Reading};
+use crate::detector::{DetectorError, Prediction};
+use crate::registry::{Registry, ServedModel, TrainingRequest};
 use crate::store::ModelName;
 
 /// The largest body of /retrain, in bytes: three million readings with all their digits.
@@ -58,7 +58,7 @@ pub fn router(registry: Arc<Registry>) -> Router {
         )
         .with_state(registry);
     let plain = routes.clone().fallback(not_found);
-    let router = routes.fallback(move |request| spelt_otherwise(plain, request));
+    let router = routes.fallback(move |request| retry_decoded_path(plain, request));
     // Tracing a request costs even where nobody listens.
     if tracing::enabled!(tracing::Level::DEBUG) {
         router.layer(TraceLayer::new_for_http())
@@ -71,13 +71,13 @@ async fn predict(
     State(registry): State<Arc<Registry>>,
     JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
-    let served = registry.serving();
+    let served = registry.default_model();
     // server.py knows numbers alone.
     if served.detector.forest().n_features() > 1 {
         return models::answer(served, &body).await;
     }
     let detector = &served.detector;
-    judge(wire::numbers(&body)?, |&value| detector.judge(value))
+    judge(wire::parse_values(&body)?, |&value| detector.predict(value))
 }
 
 async fn retrain(
@@ -85,16 +85,16 @@ async fn retrain(
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Response, ApiError> {
     let name = ModelName::default_model();
-    let params = registry.options().params.clone();
+    let params = registry.config().params.clone();
     // Read where it is fitted: millions of numbers take their time, which predictions on this
     // thread must not wait for, nor a retrain that was asked later overtake.
-    let (size, read) = (body.len(), move |model: Option<&Served>| match model {
+    let (size, read) = (body.len(), move |model: Option<&ServedModel>| match model {
         Some(model) if model.detector.forest().n_features() > 1 => {
-            wire::training(&body, Some(model), &params)
+            wire::parse_retrain(&body, Some(model), &params)
         }
         model => {
-            let training = Training {
-                samples: wire::flat(&body)?,
+            let training = TrainingRequest {
+                samples: wire::parse_flask_retrain(&body)?,
                 feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
                 settings: model.map_or_else(Default::default, |model| model.settings.clone()),
             };
@@ -109,29 +109,29 @@ async fn retrain(
 
 /// The answer to a question, if every one of its readings can be judged.
 fn judge<R: Reading>(
-    question: Question<R>,
-    judge: impl Fn(&R) -> Result<Judgement<R>, DetectorError>,
+    question: PredictRequest<R>,
+    judge: impl Fn(&R) -> Result<Prediction<R>, DetectorError>,
 ) -> Result<Response, ApiError> {
     match question {
-        Question::One(reading) => {
-            let judgement = judge(&reading);
-            let judgement = judgement
-                .map_err(|error| cannot_judge(|_| "value".to_owned(), &reading, &error))?;
-            Ok(([JSON], wire::judgement(&reading, &judgement)).into_response())
+        PredictRequest::One(reading) => {
+            let prediction = judge(&reading);
+            let prediction = prediction
+                .map_err(|error| prediction_error(|_| "value".to_owned(), &reading, &error))?;
+            Ok(([JSON], wire::prediction(&reading, &prediction)).into_response())
         }
-        Question::Many(readings) => {
-            let judged = readings.iter().enumerate().map(|(i, reading)| {
+        PredictRequest::Many(readings) => {
+            let predictions = readings.iter().enumerate().map(|(i, reading)| {
                 judge(reading)
-                    .map_err(|error| cannot_judge(|_| format!("values[{i}]"), reading, &error))
+                    .map_err(|error| prediction_error(|_| format!("values[{i}]"), reading, &error))
             });
-            let judged: Vec<_> = judged.collect::<Result<_, _>>()?;
-            Ok(([JSON], wire::judgements(&readings, &judged)).into_response())
+            let predictions: Vec<_> = predictions.collect::<Result<_, _>>()?;
+            Ok(([JSON], wire::predictions(&readings, &predictions)).into_response())
         }
     }
 }
 
 /// A refusal of the detector to judge a reading; `field` is where that stands, by its row.
-fn cannot_judge<R: Reading>(
+fn prediction_error<R: Reading>(
     field: impl Fn(usize) -> String,
     reading: &R,
     error: &DetectorError,
@@ -172,7 +172,7 @@ fn not(
 
 /// Flask also finds paths with two slashes in front, which come about where an address that ends in
 /// one is put before a path, and paths with percent signs.
-async fn spelt_otherwise(plain: Router, mut request: Request) -> Response {
+async fn retry_decoded_path(plain: Router, mut request: Request) -> Response {
     let path = request.uri().path();
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     let spelt_plainly = format!("/{}", decoded.trim_start_matches('/'));

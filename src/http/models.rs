@@ -10,16 +10,17 @@ use ndarray::ArrayView2;
 use super::body::{JSON, Json, JsonBody, MaybeJsonBody};
 use super::error::ApiError;
 use super::wire::{
-    self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Question,
+    self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions,
+    PredictRequest,
 };
-use super::{MAX_PREDICT_BODY, MAX_RETRAIN_BODY, cannot_judge, judge};
+use super::{MAX_PREDICT_BODY, MAX_RETRAIN_BODY, judge, prediction_error};
 use crate::detector::{Detector, DetectorError};
-use crate::registry::{ChangeError, Registry, Served};
+use crate::registry::{ChangeError, Registry, ServedModel};
 use crate::store::ModelName;
 
 /// So many walks down a tree may other requests wait for: some milliseconds. More are made beside
 /// them.
-const MOST_WALKS: usize = 100_000;
+const MAX_INLINE_WALKS: usize = 100_000;
 
 /// The name of a model in a path.
 pub(super) struct Name(ModelName);
@@ -36,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-fn find(registry: &Registry, name: &ModelName) -> Result<Arc<Served>, ApiError> {
+fn find(registry: &Registry, name: &ModelName) -> Result<Arc<ServedModel>, ApiError> {
     let served = registry.get(name);
     served.ok_or_else(|| ChangeError::NoModel(name.clone()).into())
 }
@@ -81,40 +82,40 @@ pub(super) async fn predict(
 }
 
 /// The answer of a model of any number of features.
-pub(super) async fn answer(served: Arc<Served>, body: &[u8]) -> Result<Response, ApiError> {
+pub(super) async fn answer(served: Arc<ServedModel>, body: &[u8]) -> Result<Response, ApiError> {
     let detector = &served.detector;
     let features = detector.forest().n_features();
-    match wire::rows(body, features, &served.feature_names)? {
+    match wire::parse_rows(body, features, &served.feature_names)? {
         question if features == 1 => {
-            judge(question.map(|row| row[0]), |&value| detector.judge(value))
+            judge(question.map(|row| row[0]), |&value| detector.predict(value))
         }
-        question @ Question::One(_) => judge(question, |row| detector.judge_row(row)),
-        Question::Many(rows) => {
+        question @ PredictRequest::One(_) => judge(question, |row| detector.predict_row(row)),
+        PredictRequest::Many(rows) => {
             let walks = rows.len() * detector.forest().hyperparams().n_estimators();
-            if walks <= MOST_WALKS {
-                return judge_rows(&served.detector, &rows);
+            if walks <= MAX_INLINE_WALKS {
+                return predict_rows(&served.detector, &rows);
             }
-            let judged =
-                tokio::task::spawn_blocking(move || judge_rows(&served.detector, &rows)).await;
-            judged.map_err(|error| ApiError::internal(&error.to_string()))?
+            let predictions =
+                tokio::task::spawn_blocking(move || predict_rows(&served.detector, &rows)).await;
+            predictions.map_err(|error| ApiError::internal(&error.to_string()))?
         }
     }
 }
 
-fn judge_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiError> {
+fn predict_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiError> {
     let features = detector.forest().n_features();
     let values = rows.concat();
     let view = ArrayView2::from_shape((rows.len(), features), &values);
     let view = view.map_err(|error| ApiError::internal(&error.to_string()))?;
-    let judged = detector.judge_rows(view).map_err(|error| {
+    let predictions = detector.predict_rows(view).map_err(|error| {
         let row = match error {
             DetectorError::Overflow { row, .. } => row.unwrap_or(0),
             _ => 0,
         };
         let place = |row: usize| format!("values[{row}]");
-        cannot_judge(place, &rows[row], &error)
+        prediction_error(place, &rows[row], &error)
     })?;
-    Ok(([JSON], wire::judgements(rows, &judged)).into_response())
+    Ok(([JSON], wire::predictions(rows, &predictions)).into_response())
 }
 
 pub(super) async fn retrain(
@@ -122,9 +123,9 @@ pub(super) async fn retrain(
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Json<ModelChanged>, ApiError> {
-    let params = registry.options().params.clone();
+    let params = registry.config().params.clone();
     let size = body.len();
-    let read = move |model: Option<&Served>| wire::training(&body, model, &params);
+    let read = move |model: Option<&ServedModel>| wire::parse_retrain(&body, model, &params);
     let served = registry.retrain(&name, size, read).await?;
     let message = "Model retrained successfully";
     Ok(Json(ModelChanged::new(message, &name, &served)))
@@ -135,7 +136,7 @@ pub(super) async fn rollback(
     Name(name): Name,
     MaybeJsonBody(body): MaybeJsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Json<ModelChanged>, ApiError> {
-    let version = wire::version(&body)?;
+    let version = wire::parse_rollback(&body)?;
     let served = registry.rollback(&name, version).await?;
     let message = "Model rolled back successfully";
     Ok(Json(ModelChanged::new(message, &name, &served)))

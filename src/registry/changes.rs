@@ -5,26 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use super::{Change, ChangeError, Options, Served, Shared, Training};
+use super::{Change, ChangeError, RegistryConfig, ServedModel, Shared, TrainingRequest};
 use crate::detector::Detector;
-use crate::store::{self, ModelName, ReadError, Record, Store, StoreError, Version, Written};
+use crate::store::{self, ModelName, ReadError, Record, Store, StoreError, Version, WriteOutcome};
 
 /// How often to try the next version where other servers are always faster.
-const ATTEMPTS: usize = 10;
+const MAX_VERSION_ATTEMPTS: usize = 10;
 
 impl Shared {
     pub(super) async fn retrain<E: From<ChangeError> + Send + 'static>(
         &self,
         name: &ModelName,
-        read: impl FnOnce(Option<&Served>) -> Result<Training, E> + Send + 'static,
-    ) -> Result<Arc<Served>, E> {
-        self.look(name).await?;
+        read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
+    ) -> Result<Arc<ServedModel>, E> {
+        self.refresh_if_shared(name).await?;
         let current = self.models.get(name);
-        let options = self.options.clone();
+        let config = self.config.clone();
         let model = name.clone();
-        let fitted = self.fitter.run(move || {
+        let fitted = self.worker.run(move || {
             let training = read(current.as_deref())?;
-            let record = fit(&model, training, &options)?;
+            let record = fit(&model, training, &config)?;
             let bytes = encode(&record)?;
             Ok::<_, E>((record, bytes))
         });
@@ -37,8 +37,8 @@ impl Shared {
         &self,
         name: &ModelName,
         wanted: Option<u64>,
-    ) -> Result<Arc<Served>, ChangeError> {
-        self.look(name).await?;
+    ) -> Result<Arc<ServedModel>, ChangeError> {
+        self.refresh_if_shared(name).await?;
         let served = self.models.get(name);
         let served = served.ok_or_else(|| ChangeError::NoModel(name.clone()))?;
         let versions = self.store.versions(name).await?;
@@ -101,7 +101,7 @@ impl Shared {
 
     /// What other servers changed last counts for a change that builds on it. A version that cannot
     /// be read must not keep a better one from being made.
-    async fn look(&self, name: &ModelName) -> Result<(), ChangeError> {
+    async fn refresh_if_shared(&self, name: &ModelName) -> Result<(), ChangeError> {
         if self.store.is_shared() {
             self.refresh(name).await?;
         }
@@ -110,7 +110,7 @@ impl Shared {
 
     /// What can be done after a change was answered: tells other servers, and removes versions that
     /// are too old.
-    pub(super) async fn tidy(&self, name: &ModelName, change: Change) {
+    pub(super) async fn announce_and_prune(&self, name: &ModelName, change: Change) {
         let announced = async {
             if self.store.is_shared() {
                 self.announce().await?;
@@ -118,7 +118,7 @@ impl Shared {
             Ok::<_, StoreError>(())
         };
         let removed = async {
-            let keep = self.options.keep_versions;
+            let keep = self.config.keep_versions;
             match change {
                 Change::Retrain => {
                     let versions = self.store.versions(name).await?;
@@ -169,16 +169,16 @@ impl Shared {
         name: &ModelName,
         record: Record,
         bytes: &[u8],
-    ) -> Result<Arc<Served>, ChangeError> {
+    ) -> Result<Arc<ServedModel>, ChangeError> {
         let version = store_next(&self.store, name, bytes).await;
         if let Err(error) = &version {
             tracing::error!(model = %name, "not stored: {error}");
             // Where the store took it and the answer was lost, it is to be found.
-            self.unannounced.store(true, Ordering::Relaxed);
+            self.needs_announcement.store(true, Ordering::Relaxed);
         }
         let version = version?;
         let number = version.number;
-        let served = Arc::new(Served::new(record, Some(version), &self.options));
+        let served = Arc::new(ServedModel::new(record, Some(version), &self.config));
         self.models.set(name, Arc::clone(&served));
         tracing::info!(model = %name, version = number, "stored");
         for warning in served.warnings() {
@@ -195,13 +195,13 @@ pub(super) async fn store_next(
     name: &ModelName,
     bytes: &[u8],
 ) -> Result<Version, StoreError> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_VERSION_ATTEMPTS {
         let versions = store.versions(name).await?;
         let newest = versions.last().map_or(0, |version| version.number);
         let number = newest.saturating_add(1);
         match store.write(name, number, bytes).await? {
-            Written::Stored(version) => return Ok(version),
-            Written::Taken => tracing::info!(
+            WriteOutcome::Stored(version) => return Ok(version),
+            WriteOutcome::AlreadyExists => tracing::info!(
                 model = %name,
                 version = number,
                 "there is such a version already; it is kept, and the new one comes after it"
@@ -209,7 +209,7 @@ pub(super) async fn store_next(
         }
     }
     Err(StoreError::new(format!(
-        "other servers stored {ATTEMPTS} versions of this model at the same time"
+        "other servers stored {MAX_VERSION_ATTEMPTS} versions of this model at the same time"
     )))
 }
 
@@ -220,10 +220,10 @@ pub(super) fn encode(record: &Record) -> Result<Vec<u8>, ChangeError> {
 /// Fits a model and tells the log what one needs to make it again.
 pub(super) fn fit(
     name: &ModelName,
-    training: Training,
-    options: &Options,
+    training: TrainingRequest,
+    config: &RegistryConfig,
 ) -> Result<Record, ChangeError> {
-    let params = training.settings.params(&options.params);
+    let params = training.settings.params(&config.params);
     let detector = Detector::fit(&params, training.samples)?;
     let forest = detector.forest();
     tracing::info!(

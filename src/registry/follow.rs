@@ -10,41 +10,44 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::changes::{encode, fit, store_next};
-use super::fitter::Fitter;
+use super::model_queue::ModelQueues;
 use super::models::Models;
-use super::turns::Turns;
-use super::{Change, First, MAX_WAITING_KIB, Options, Served, SetupError, Shared, Training};
+use super::training_worker::TrainingWorker;
+use super::{
+    Change, DefaultModel, MAX_WAITING_KIB, RegistryConfig, ServedModel, SetupError, Shared,
+    TrainingRequest,
+};
 use crate::store::{FormatError, ModelName, ReadError, Store, StoreError, Version};
 
 /// How many models are read at the same time.
-const AT_ONCE: usize = 16;
+const LOAD_CONCURRENCY: usize = 16;
 
 /// How often the log tells how far loading is.
-const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After so many intervals without an announcement the store is looked through all the same: a
 /// server may have been killed between storing and announcing.
-const UNTOLD: u32 = 64;
+const FULL_SCAN_ROUNDS: u32 = 64;
 
 /// Loads all models, and makes the default one where it is to be made. Also what announcement was
 /// the last one before.
 pub(super) async fn open(
     store: Store,
-    options: Options,
-    first: First,
-    fitter: Fitter,
+    config: RegistryConfig,
+    first: DefaultModel,
+    worker: TrainingWorker,
 ) -> Result<(Shared, Option<String>), SetupError> {
     let seen = if store.is_shared() {
         store.changed_since(None).await?.flatten()
     } else {
         None
     };
-    let (mut models, default_unreadable) = load_all(&store, &options).await?;
+    let (mut models, default_unreadable) = load_all(&store, &config).await?;
     let name = ModelName::default_model();
     let stored = models.remove(&name);
-    let changed = matches!(first, First::Train(_));
+    let changed = matches!(first, DefaultModel::Retrain(_));
     let default = match (first, stored) {
-        (First::Stored(_), Some(stored)) => {
+        (DefaultModel::LoadOrTrain(_), Some(stored)) => {
             tracing::info!(
                 version = stored.version_number(),
                 trained_at = %humantime::format_rfc3339_seconds(stored.trained_at),
@@ -55,32 +58,32 @@ pub(super) async fn open(
             stored
         }
         // What /predict says must not be a synthetic model's only because a disk fails.
-        (First::Stored(_), None) if default_unreadable => {
+        (DefaultModel::LoadOrTrain(_), None) if default_unreadable => {
             return Err(SetupError::DefaultUnreadable);
         }
-        (First::Stored(readings), None) => {
-            let fitting = options.clone();
-            let fitted = fitter.run(move || {
-                let training = Training {
+        (DefaultModel::LoadOrTrain(readings), None) => {
+            let fitting = config.clone();
+            let fitted = worker.run(move || {
+                let training = TrainingRequest {
                     samples: readings(),
                     feature_names: Vec::new(),
                     settings: Default::default(),
                 };
                 fit(&ModelName::default_model(), training, &fitting)
             });
-            Arc::new(Served::new(fitted.await??, None, &options))
+            Arc::new(ServedModel::new(fitted.await??, None, &config))
         }
-        (First::Train(samples), stored) => {
-            let training = Training {
+        (DefaultModel::Retrain(samples), stored) => {
+            let training = TrainingRequest {
                 samples,
                 feature_names: Vec::new(),
                 settings: stored.map_or_else(Default::default, |model| model.settings.clone()),
             };
-            let (fitting, model) = (options.clone(), name.clone());
-            let fitted = fitter.run(move || fit(&model, training, &fitting));
+            let (fitting, model) = (config.clone(), name.clone());
+            let fitted = worker.run(move || fit(&model, training, &fitting));
             let record = fitted.await??;
             let version = store_next(&store, &name, &encode(&record)?).await?;
-            Arc::new(Served::new(record, Some(version), &options))
+            Arc::new(ServedModel::new(record, Some(version), &config))
         }
     };
     for warning in default.warnings() {
@@ -89,16 +92,16 @@ pub(super) async fn open(
     let shared = Shared {
         models: Models::new(default, models),
         store,
-        options,
-        turns: Arc::new(Turns::default()),
-        fitter,
+        config,
+        queues: Arc::new(ModelQueues::default()),
+        worker,
         waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
-        passed_over: Mutex::default(),
+        unsupported_versions: Mutex::default(),
         // Told at the start too: a server that was killed may have left something untold.
-        unannounced: AtomicBool::new(true),
+        needs_announcement: AtomicBool::new(true),
     };
     if changed {
-        shared.tidy(&name, Change::Retrain).await;
+        shared.announce_and_prune(&name, Change::Retrain).await;
     }
     Ok((shared, seen))
 }
@@ -106,23 +109,23 @@ pub(super) async fn open(
 /// All models that can be served; also whether the default one is stored, but not to be read.
 async fn load_all(
     store: &Store,
-    options: &Options,
-) -> Result<(HashMap<ModelName, Arc<Served>>, bool), SetupError> {
+    config: &RegistryConfig,
+) -> Result<(HashMap<ModelName, Arc<ServedModel>>, bool), SetupError> {
     let start = Instant::now();
     let listed = store.list().await?;
     let count = listed.len();
     let mut models = HashMap::with_capacity(count);
     let mut loading = stream::iter(listed)
         .map(|(name, versions)| async move {
-            let mut loaded = load(store, options, &name, &versions).await;
+            let mut loaded = load(store, config, &name, &versions).await;
             if loaded.is_gone() {
                 // Another server stored newer ones since they were listed, and removed these.
                 let versions = store.versions(&name).await?;
-                loaded = load(store, options, &name, &versions).await;
+                loaded = load(store, config, &name, &versions).await;
             }
             Ok::<_, StoreError>((name, loaded))
         })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(LOAD_CONCURRENCY);
     let (mut done, mut told) = (0, start);
     let mut default_unreadable = false;
     while let Some((name, loaded)) = loading.try_next().await? {
@@ -139,7 +142,7 @@ async fn load_all(
             }
         }
         done += 1;
-        if told.elapsed() > PROGRESS {
+        if told.elapsed() > PROGRESS_INTERVAL {
             told = Instant::now();
             tracing::info!("loading models: {done} of {count}");
         }
@@ -157,7 +160,7 @@ async fn load_all(
 /// What was found of a model.
 struct Loaded {
     /// The newest version that can be served.
-    model: Option<Served>,
+    model: Option<ServedModel>,
     /// Why a newer one could not be read.
     unread: Option<StoreError>,
     /// Whether a newer one is of a format that this program does not know yet.
@@ -173,7 +176,12 @@ impl Loaded {
 
 /// Reads the newest of versions that are in ascending order. Damaged ones are set aside; those that
 /// cannot be read are passed over.
-async fn load(store: &Store, options: &Options, name: &ModelName, versions: &[Version]) -> Loaded {
+async fn load(
+    store: &Store,
+    config: &RegistryConfig,
+    name: &ModelName,
+    versions: &[Version],
+) -> Loaded {
     let mut loaded = Loaded {
         model: None,
         unread: None,
@@ -183,7 +191,7 @@ async fn load(store: &Store, options: &Options, name: &ModelName, versions: &[Ve
         let object = store.describe(name, version.number);
         match store.read(name, version.number).await {
             Ok(record) => {
-                loaded.model = Some(Served::new(record, Some(version.clone()), options));
+                loaded.model = Some(ServedModel::new(record, Some(version.clone()), config));
                 return loaded;
             }
             // Too old by now, and removed by another server.
@@ -197,7 +205,7 @@ async fn load(store: &Store, options: &Options, name: &ModelName, versions: &[Ve
                 loaded.newer = true;
             }
             Err(ReadError::Format(problem)) => {
-                let aside = match store.set_aside(name, version.number).await {
+                let aside = match store.quarantine(name, version.number).await {
                     Ok(place) => format!("it is now {place}"),
                     Err(error) => format!("it stays where it is, since {error}"),
                 };
@@ -210,16 +218,16 @@ async fn load(store: &Store, options: &Options, name: &ModelName, versions: &[Ve
 
 impl Shared {
     /// Asks the store at each interval what other servers changed.
-    pub(super) async fn follow(self: Arc<Self>, interval: Duration, mut seen: Option<String>) {
+    pub(super) async fn sync_loop(self: Arc<Self>, interval: Duration, mut seen: Option<String>) {
         let (mut failing, mut silent) = (false, false);
         // Models that could not be looked at when they should have been.
-        let mut behind = BTreeSet::new();
+        let mut pending = BTreeSet::new();
         for round in 1u32.. {
             tokio::time::sleep(interval).await;
             let followed = async {
                 let changed = self.store.changed_since(seen.as_deref()).await?;
-                if changed.is_some() || round % UNTOLD == 0 {
-                    behind.extend(self.changed_models().await?);
+                if changed.is_some() || round % FULL_SCAN_ROUNDS == 0 {
+                    pending.extend(self.changed_models().await?);
                 }
                 Ok::<_, StoreError>(changed)
             };
@@ -242,9 +250,9 @@ impl Shared {
                     continue;
                 }
             }
-            behind = self.catch_up(behind).await;
+            pending = self.sync_models(pending).await;
             // By itself, since a store that may only be read, or is full, can be followed as well.
-            if self.unannounced.swap(false, Ordering::Relaxed) {
+            if self.needs_announcement.swap(false, Ordering::Relaxed) {
                 let announced = self.announce().await;
                 if let (Err(error), false) = (&announced, silent) {
                     tracing::warn!("other servers are not told of changes for now: {error}");
@@ -258,7 +266,7 @@ impl Shared {
     pub(super) async fn announce(&self) -> Result<(), StoreError> {
         let announced = self.store.announce().await;
         if announced.is_err() {
-            self.unannounced.store(true, Ordering::Relaxed);
+            self.needs_announcement.store(true, Ordering::Relaxed);
         }
         announced
     }
@@ -266,8 +274,8 @@ impl Shared {
     /// The models of which something else is stored than served or passed over.
     async fn changed_models(&self) -> Result<BTreeSet<ModelName>, StoreError> {
         let mut stored = self.store.list().await?;
-        let mut passed_over = self.passed_over();
-        passed_over.retain(|name, _| stored.contains_key(name));
+        let mut unsupported_versions = self.unsupported_versions();
+        unsupported_versions.retain(|name, _| stored.contains_key(name));
         let mut changed = BTreeSet::new();
         for (name, model) in self.models.all() {
             let stored = stored.remove(&name);
@@ -276,10 +284,15 @@ impl Shared {
             let is_known = match (served, newest) {
                 (Some(served), Some(newest)) if served.is(newest) => true,
                 // Unless what was served above it is gone.
-                (served, Some(newest)) => passed_over.get(&name).is_some_and(|passed_over| {
-                    let above = served.is_none_or(|served| passed_over.number > served.number);
-                    above && passed_over.is(newest)
-                }),
+                (served, Some(newest)) => {
+                    unsupported_versions
+                        .get(&name)
+                        .is_some_and(|unsupported_versions| {
+                            let above = served
+                                .is_none_or(|served| unsupported_versions.number > served.number);
+                            above && unsupported_versions.is(newest)
+                        })
+                }
                 (served, None) => served.is_none(),
             };
             if !is_known {
@@ -287,26 +300,27 @@ impl Shared {
             }
         }
         stored.retain(|name, versions| {
-            let passed_over = passed_over.get(name).zip(versions.last());
-            passed_over.is_none_or(|(passed_over, newest)| !passed_over.is(newest))
+            let unsupported_versions = unsupported_versions.get(name).zip(versions.last());
+            unsupported_versions
+                .is_none_or(|(unsupported_versions, newest)| !unsupported_versions.is(newest))
         });
         changed.extend(stored.into_keys());
         Ok(changed)
     }
 
-    fn passed_over(&self) -> MutexGuard<'_, HashMap<ModelName, Version>> {
-        self.passed_over
+    fn unsupported_versions(&self) -> MutexGuard<'_, HashMap<ModelName, Version>> {
+        self.unsupported_versions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at models; returns those for which it has to be done again, since they are being
     /// changed here, or the store did not answer.
-    async fn catch_up(&self, models: BTreeSet<ModelName>) -> BTreeSet<ModelName> {
+    async fn sync_models(&self, models: BTreeSet<ModelName>) -> BTreeSet<ModelName> {
         let still_behind = stream::iter(models)
             .map(|name| async move {
-                let place = self.turns.enter(&name, usize::MAX)?;
-                let turn = place.turn_now();
+                let place = self.queues.enter(&name, usize::MAX)?;
+                let turn = place.try_acquire();
                 let done = match &turn {
                     // What was listed may be outdated; what is listed now, in its turn, is not.
                     Some(_) => matches!(self.refresh(&name).await, Ok(true)),
@@ -314,7 +328,7 @@ impl Shared {
                 };
                 (!done).then_some(name)
             })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(LOAD_CONCURRENCY)
             .filter_map(async |name| name);
         still_behind.collect().await
     }
@@ -335,7 +349,7 @@ impl Shared {
         // Only what came after the one that is served, if that is still there.
         let position = |served: &Version| versions.iter().position(|version| version.is(served));
         let newer = served.and_then(position).map_or(0, |at| at + 1);
-        let loaded = load(&self.store, &self.options, name, &versions[newer..]).await;
+        let loaded = load(&self.store, &self.config, name, &versions[newer..]).await;
         // A network may be back in a moment, and the version with it.
         if loaded.unread.is_some() && !self.store.is_folder() {
             return Ok(false);
@@ -343,8 +357,10 @@ impl Shared {
         let newest = versions.last();
         let newest = newest.filter(|_| loaded.newer && loaded.unread.is_none());
         match newest {
-            Some(newest) => self.passed_over().insert(name.clone(), newest.clone()),
-            None => self.passed_over().remove(name),
+            Some(newest) => self
+                .unsupported_versions()
+                .insert(name.clone(), newest.clone()),
+            None => self.unsupported_versions().remove(name),
         };
         if let Some(model) = loaded.model {
             let version = model.version_number();

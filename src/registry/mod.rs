@@ -2,8 +2,8 @@
 //! the changes of other servers on the same store come in.
 //!
 //! * `models`: what is served now, behind `RwLock`s
-//! * `turns`: one change of a model at a time
-//! * `fitter`: the thread that fits
+//! * `model_queue`: one change of a model at a time
+//! * `training_worker`: the thread that fits
 //! * `changes`: training, storing, rolling back, deleting
 //! * `follow`: loading at the start, and following other servers
 //!
@@ -11,10 +11,10 @@
 //! and while a store is slow, predictions and other models' changes go on.
 
 mod changes;
-mod fitter;
 mod follow;
+mod model_queue;
 mod models;
-mod turns;
+mod training_worker;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -27,14 +27,14 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{Semaphore, oneshot};
 
-use self::fitter::Fitter;
+use self::model_queue::ModelQueues;
 use self::models::Models;
-use self::turns::Turns;
+use self::training_worker::TrainingWorker;
 use crate::detector::{DetectorError, OutOfRange};
 use crate::forest::IsolationForestParams;
 use crate::store::{ModelName, ModelSettings, Store, StoreError, Version};
 
-pub use models::Served;
+pub use models::ServedModel;
 
 /// How many changes of one model may wait for their turn.
 const MAX_WAITING: usize = 16;
@@ -55,7 +55,7 @@ pub struct Registry {
 
 /// What holds for all models that have no settings of their own.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Options {
+pub struct RegistryConfig {
     /// The parameters of trainings.
     pub params: IsolationForestParams,
     /// What is said of a reading beyond the training range.
@@ -68,7 +68,7 @@ pub struct Options {
     pub refresh_interval: Option<Duration>,
 }
 
-impl Options {
+impl RegistryConfig {
     /// Those of a server that is told nothing else.
     pub fn new(params: IsolationForestParams) -> Self {
         Self {
@@ -82,17 +82,17 @@ impl Options {
 }
 
 /// What the default model is at the start.
-pub enum First {
+pub enum DefaultModel {
     /// Trained on these readings, one per row, and stored.
-    Train(Array2<f64>),
+    Retrain(Array2<f64>),
     /// What is stored. Where nothing is, it is trained on these readings, and not stored: it was
     /// not learnt from anything.
-    Stored(Box<dyn FnOnce() -> Array2<f64> + Send>),
+    LoadOrTrain(Box<dyn FnOnce() -> Array2<f64> + Send>),
 }
 
 /// What a model is to be trained on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Training {
+pub struct TrainingRequest {
     /// The readings, one per row.
     pub samples: Array2<f64>,
     /// What the features are called, in order, or no names.
@@ -105,15 +105,15 @@ pub struct Training {
 struct Shared {
     models: Models,
     store: Store,
-    options: Options,
-    turns: Arc<Turns>,
-    fitter: Fitter,
+    config: RegistryConfig,
+    queues: Arc<ModelQueues>,
+    worker: TrainingWorker,
     waiting_kib: Arc<Semaphore>,
     /// The newest versions of models, where they are of a format that this program does not know
     /// yet: they need not be read again after every change.
-    passed_over: Mutex<HashMap<ModelName, Version>>,
+    unsupported_versions: Mutex<HashMap<ModelName, Version>>,
     /// Whether other servers are still to be told of a change.
-    unannounced: AtomicBool,
+    needs_announcement: AtomicBool,
 }
 
 /// Why a registry could not be set up.
@@ -224,16 +224,21 @@ impl Registry {
     ///
     /// [`SetupError`] when the store does not answer, or the first readings or the parameters are
     /// refused. A stored model that is damaged is no error: it is set aside, and logged.
-    pub fn open(store: Store, options: Options, first: First) -> Result<Self, SetupError> {
+    pub fn open(
+        store: Store,
+        config: RegistryConfig,
+        first: DefaultModel,
+    ) -> Result<Self, SetupError> {
         let background = Background::start()?;
-        let interval = options.refresh_interval.filter(|_| store.is_shared());
-        let opened = background.wait_for(follow::open(store, options, first, Fitter::start()?));
+        let interval = config.refresh_interval.filter(|_| store.is_shared());
+        let opened =
+            background.wait_for(follow::open(store, config, first, TrainingWorker::start()?));
         let (shared, seen) = opened.ok_or(ChangeError::Interrupted)??;
         let shared = Arc::new(shared);
         if let Some(interval) = interval {
             background
                 .handle
-                .spawn(Arc::clone(&shared).follow(interval, seen));
+                .spawn(Arc::clone(&shared).sync_loop(interval, seen));
         }
         Ok(Self { shared, background })
     }
@@ -245,28 +250,28 @@ impl Registry {
     ///
     /// [`SetupError`] when the readings or the parameters are refused.
     pub fn train(params: IsolationForestParams, readings: Array2<f64>) -> Result<Self, SetupError> {
-        let first = First::Stored(Box::new(|| readings));
-        Self::open(Store::in_memory(), Options::new(params), first)
+        let first = DefaultModel::LoadOrTrain(Box::new(|| readings));
+        Self::open(Store::in_memory(), RegistryConfig::new(params), first)
     }
 
     /// The default model. It stays whole and unchanged however long it is held.
-    pub fn serving(&self) -> Arc<Served> {
+    pub fn default_model(&self) -> Arc<ServedModel> {
         self.shared.models.default_model()
     }
 
     /// A model.
-    pub fn get(&self, name: &ModelName) -> Option<Arc<Served>> {
+    pub fn get(&self, name: &ModelName) -> Option<Arc<ServedModel>> {
         self.shared.models.get(name)
     }
 
     /// All models, in the order of their names.
-    pub fn all(&self) -> Vec<(ModelName, Arc<Served>)> {
+    pub fn all(&self) -> Vec<(ModelName, Arc<ServedModel>)> {
         self.shared.models.all()
     }
 
     /// The settings of models that have none of their own.
-    pub fn options(&self) -> &Options {
-        &self.shared.options
+    pub fn config(&self) -> &RegistryConfig {
+        &self.shared.config
     }
 
     /// Fits a model to readings, stores it, serves it and returns it; makes it if there is none.
@@ -282,8 +287,8 @@ impl Registry {
         &self,
         name: &ModelName,
         size: usize,
-        read: impl FnOnce(Option<&Served>) -> Result<Training, E> + Send + 'static,
-    ) -> Result<Arc<Served>, E> {
+        read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
+    ) -> Result<Arc<ServedModel>, E> {
         let kib = size.div_ceil(1024).min(MAX_WAITING_KIB) as u32;
         let waiting = Arc::clone(&self.shared.waiting_kib);
         let waiting = waiting.try_acquire_many_owned(kib);
@@ -306,7 +311,7 @@ impl Registry {
         &self,
         name: &ModelName,
         version: Option<u64>,
-    ) -> Result<Arc<Served>, ChangeError> {
+    ) -> Result<Arc<ServedModel>, ChangeError> {
         self.change(name, Change::Rollback, move |shared, name| async move {
             shared.rollback(&name, version).await
         })
@@ -343,7 +348,7 @@ impl Registry {
     /// Waits until nothing is being changed any more, and other servers are told of all that was.
     pub fn finish(&self, patience: Duration) {
         let start = Instant::now();
-        while !self.shared.turns.is_empty() && start.elapsed() < patience {
+        while !self.shared.queues.is_empty() && start.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -360,13 +365,13 @@ impl Registry {
         E: From<ChangeError> + fmt::Display + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let place = self.shared.turns.enter(name, MAX_WAITING);
+        let place = self.shared.queues.enter(name, MAX_WAITING);
         let place = place.ok_or(ChangeError::Busy)?;
         let (tell, told) = oneshot::channel();
         let (shared, name) = (Arc::clone(&self.shared), name.clone());
         let change = change(Arc::clone(&shared), name.clone());
         self.background.handle.spawn(async move {
-            let _turn = place.turn().await;
+            let _turn = place.acquire().await;
             let changed = change.await;
             let is_changed = changed.is_ok();
             if let Err(error) = &changed {
@@ -377,7 +382,7 @@ impl Registry {
             // Nobody to tell: the caller has gone.
             let _ = tell.send(changed);
             if is_changed {
-                shared.tidy(&name, kind).await;
+                shared.announce_and_prune(&name, kind).await;
             }
         });
         told.await.map_err(|_| ChangeError::Interrupted)?

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Options;
+use super::RegistryConfig;
 use crate::detector::{Detector, OutOfRange};
 use crate::store::{ModelName, ModelSettings, Record, Version};
 
@@ -17,7 +17,7 @@ const LATEST: u64 = 253_402_300_799_999;
 
 /// A model as it is served.
 #[derive(Debug)]
-pub struct Served {
+pub struct ServedModel {
     /// The detector, without its trees.
     pub detector: Detector,
     /// What the features are called, in order; none where they have no names.
@@ -36,8 +36,8 @@ pub struct Served {
     pub restored_from: Option<u64>,
 }
 
-impl Served {
-    pub(super) fn new(record: Record, version: Option<Version>, options: &Options) -> Self {
+impl ServedModel {
+    pub(super) fn new(record: Record, version: Option<Version>, config: &RegistryConfig) -> Self {
         let Record {
             mut detector,
             feature_names,
@@ -47,9 +47,9 @@ impl Served {
         } = record;
         // What takes most of the memory is needed for storing alone.
         detector.drop_trees();
-        let out_of_range = settings.out_of_range.unwrap_or(options.out_of_range);
+        let out_of_range = settings.out_of_range.unwrap_or(config.out_of_range);
         let margin = settings.out_of_range_margin;
-        let margin = margin.unwrap_or(options.out_of_range_margin);
+        let margin = margin.unwrap_or(config.out_of_range_margin);
         detector.set_out_of_range(out_of_range, margin);
         Self {
             detector,
@@ -92,7 +92,7 @@ impl Served {
                  {TOO_ALIKE}"
             )];
         }
-        let idle = self.detector.idle_features();
+        let idle = self.detector.constant_features();
         let idle: Vec<String> = idle
             .take(MOST_NAMED)
             .map(|feature| match self.feature_names.get(feature) {
@@ -121,24 +121,27 @@ const TOO_ALIKE: &str = "the training readings are too few or too much alike the
 #[derive(Debug)]
 pub(super) struct Models {
     /// The one that is asked most, apart from the others.
-    default: RwLock<Arc<Served>>,
-    others: RwLock<HashMap<ModelName, Arc<Served>>>,
+    default: RwLock<Arc<ServedModel>>,
+    others: RwLock<HashMap<ModelName, Arc<ServedModel>>>,
 }
 
 impl Models {
-    pub(super) fn new(default: Arc<Served>, others: HashMap<ModelName, Arc<Served>>) -> Self {
+    pub(super) fn new(
+        default: Arc<ServedModel>,
+        others: HashMap<ModelName, Arc<ServedModel>>,
+    ) -> Self {
         Self {
             default: RwLock::new(default),
             others: RwLock::new(others),
         }
     }
 
-    pub(super) fn default_model(&self) -> Arc<Served> {
+    pub(super) fn default_model(&self) -> Arc<ServedModel> {
         // Only pointers are ever written under the locks, so a poisoned one holds whole ones.
         Arc::clone(&self.default.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn get(&self, name: &ModelName) -> Option<Arc<Served>> {
+    pub(super) fn get(&self, name: &ModelName) -> Option<Arc<ServedModel>> {
         if name.is_default() {
             return Some(self.default_model());
         }
@@ -147,7 +150,7 @@ impl Models {
     }
 
     /// All, in the order of their names.
-    pub(super) fn all(&self) -> Vec<(ModelName, Arc<Served>)> {
+    pub(super) fn all(&self) -> Vec<(ModelName, Arc<ServedModel>)> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         let others = others
             .iter()
@@ -158,7 +161,7 @@ impl Models {
         all
     }
 
-    pub(super) fn set(&self, name: &ModelName, model: Arc<Served>) {
+    pub(super) fn set(&self, name: &ModelName, model: Arc<ServedModel>) {
         let before = if name.is_default() {
             let mut default = self.default.write().unwrap_or_else(PoisonError::into_inner);
             Some(std::mem::replace(&mut *default, model))

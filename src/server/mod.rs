@@ -5,7 +5,7 @@
 //! deals connections out in turn, so a port cannot be shared with another program by accident, and
 //! it works the same on every platform.
 
-mod polling;
+mod busy_poll;
 
 use std::future::Future;
 use std::io;
@@ -22,24 +22,24 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use polling::{Connections, Counted};
+use busy_poll::{Connections, CountedService};
 
 /// How long requests in flight may take to finish once the server is asked to stop.
-pub const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// How long a connection may stay silent. Node-RED keeps its connections, and a reading may come
 /// every few minutes.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long an answer may wait for its client to take it, where the system can tell.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-const UNREAD: Duration = Duration::from_secs(60);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long to wait before accepting again when the system has no more sockets.
-const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long the log is not told of that again.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// How long the log is not last_warned of that again.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Serves until `shutdown` completes; then takes no more connections and waits for the requests in
 /// flight, for at most `grace`.
@@ -75,10 +75,10 @@ pub fn run(
     runtime()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let mut shutdown = pin!(shutdown);
-        let mut told = None;
+        let mut last_warned = None;
         for (connections, _) in workers.iter().cycle() {
             let stream = tokio::select! {
-                stream = accept(&listener, &mut told) => stream,
+                stream = accept(&listener, &mut last_warned) => stream,
                 () = &mut shutdown => return Ok(()),
             };
             // A thread that is gone serves nothing; the others go on.
@@ -106,10 +106,10 @@ fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Waits for a connection. `told` is when the log was told that the system has no more.
+/// Waits for a connection. `last_warned` is when the log was last_warned that the system has no more.
 async fn accept(
     listener: &tokio::net::TcpListener,
-    told: &mut Option<Instant>,
+    last_warned: &mut Option<Instant>,
 ) -> std::net::TcpStream {
     loop {
         let accepted = listener.accept().await;
@@ -119,11 +119,11 @@ async fn accept(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             // The system is out of sockets, which may not end the server.
             Err(error) => {
-                if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                if last_warned.is_none_or(|last_warned| last_warned.elapsed() > WARN_INTERVAL) {
                     tracing::warn!("new connections have to wait: {error}");
-                    *told = Some(Instant::now());
+                    *last_warned = Some(Instant::now());
                 }
-                tokio::time::sleep(OUT_OF_SOCKETS).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -139,7 +139,8 @@ async fn serve(
 ) -> bool {
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(IDLE_TIMEOUT);
     // A client may say that it has no more to send, and wait for its answer.
     http.half_close(true);
     let service = TowerToHyperService::new(router);
@@ -156,11 +157,11 @@ async fn serve(
         let _ = stream.set_nodelay(true);
         // A client that was cut off without a word, or that reads no answers, would keep them here.
         #[cfg(any(target_os = "android", target_os = "linux"))]
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let (service, requests) = Counted::new(service.clone());
+        let (service, requests) = CountedService::new(service.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = open.clone().drive(graceful.watch(connection), requests);
         tokio::spawn(async move {

@@ -49,19 +49,19 @@ use object_store::{
 };
 use thiserror::Error;
 
-use self::open::Opened;
+use self::open::Backend;
 
 pub use format::{EncodeError, FormatError, decode, encode};
 pub use name::{ModelName, NameError};
 pub use record::{ModelSettings, Record};
 
 const MODELS: &str = "models";
-const SET_ASIDE: &str = "set-aside";
+const QUARANTINE: &str = "set-aside";
 const CHANGED: &str = "changed";
 const EXTENSION: &str = "iforest";
 
 /// What a write left unfinished is no longer being written after so long.
-const ABANDONED: Duration = Duration::from_secs(3600);
+const STALE_UPLOAD_AGE: Duration = Duration::from_secs(3600);
 
 /// A place where models are kept.
 #[derive(Debug, Clone)]
@@ -141,11 +141,11 @@ impl Version {
 
 /// What came of writing a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Written {
+pub enum WriteOutcome {
     /// It is stored, and will be there after a power cut.
     Stored(Version),
     /// There is a version of this number already; it is as it was.
-    Taken,
+    AlreadyExists,
 }
 
 impl fmt::Display for Store {
@@ -165,12 +165,13 @@ impl Store {
     /// is not set up. Whether an object store can be reached, only its use shows.
     pub fn open(location: &str) -> Result<Self, StoreError> {
         match open::open(location)? {
-            Opened::Memory => Ok(Self::in_memory()),
-            Opened::Remote(objects) => Ok(Self::over(objects, location)),
-            Opened::Folder(folder, objects) => {
-                let mut store = Self::over(objects, &format!("folder {}", folder.display()));
+            Backend::Memory => Ok(Self::in_memory()),
+            Backend::Remote(objects) => Ok(Self::from_objects(objects, location)),
+            Backend::Folder(folder, objects) => {
+                let mut store =
+                    Self::from_objects(objects, &format!("folder {}", folder.display()));
                 store.folder = Some(folder);
-                store.remove_abandoned();
+                store.remove_stale_uploads();
                 Ok(store)
             }
         }
@@ -178,13 +179,13 @@ impl Store {
 
     /// A store that lives as long as the process.
     pub fn in_memory() -> Self {
-        let mut store = Self::over(Arc::new(InMemory::new()), "memory:");
+        let mut store = Self::from_objects(Arc::new(InMemory::new()), "memory:");
         store.shared = false;
         store
     }
 
     /// A store over any objects; `location` is what messages call it.
-    pub fn over(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
+    pub fn from_objects(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
         Self {
             objects,
             location: location.to_owned(),
@@ -210,11 +211,11 @@ impl Store {
     ///
     /// [`StoreError`] where the store does not answer.
     pub async fn list(&self) -> Result<BTreeMap<ModelName, Vec<Version>>, StoreError> {
-        self.check_place()?;
+        self.check_mounted()?;
         let mut models: BTreeMap<ModelName, Vec<Version>> = BTreeMap::new();
         let mut objects = self.objects.list(Some(&Path::from(MODELS)));
         while let Some(object) = objects.try_next().await? {
-            if let Some((name, version)) = listed(object) {
+            if let Some((name, version)) = parse_object(object) {
                 models.entry(name).or_default().push(version);
             }
         }
@@ -230,12 +231,12 @@ impl Store {
     ///
     /// [`StoreError`] where the store does not answer.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Version>, StoreError> {
-        self.check_place()?;
+        self.check_mounted()?;
         let mut versions = Vec::new();
         let folder = Path::from_iter([MODELS, &name.folder()]);
         let mut objects = self.objects.list(Some(&folder));
         while let Some(object) = objects.try_next().await? {
-            versions.extend(listed(object).map(|(_, version)| version));
+            versions.extend(parse_object(object).map(|(_, version)| version));
         }
         versions.sort();
         Ok(versions)
@@ -269,15 +270,15 @@ impl Store {
         name: &ModelName,
         version: u64,
         bytes: &[u8],
-    ) -> Result<Written, StoreError> {
-        self.check_place()?;
+    ) -> Result<WriteOutcome, StoreError> {
+        self.check_mounted()?;
         let path = path(MODELS, name, version);
         let options = PutOptions::from(PutMode::Create);
         let payload = bytes.to_vec().into();
         let error = match self.objects.put_opts(&path, payload, options).await {
-            Ok(put) => return Ok(Written::Stored(Version::new(version, put.e_tag))),
+            Ok(put) => return Ok(WriteOutcome::Stored(Version::new(version, put.e_tag))),
             Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
-                return Ok(Written::Taken);
+                return Ok(WriteOutcome::AlreadyExists);
             }
             Err(error) => StoreError::new(error),
         };
@@ -292,8 +293,8 @@ impl Store {
                 let _ = self.objects.delete(&path).await;
                 Err(error)
             }
-            Ok(there) if there == bytes => Ok(Written::Stored(Version::new(version, e_tag))),
-            Ok(_) => Ok(Written::Taken),
+            Ok(there) if there == bytes => Ok(WriteOutcome::Stored(Version::new(version, e_tag))),
+            Ok(_) => Ok(WriteOutcome::AlreadyExists),
             Err(_) => Err(error),
         }
     }
@@ -307,7 +308,7 @@ impl Store {
         if versions.is_empty() {
             return Ok(());
         }
-        self.check_place()?;
+        self.check_mounted()?;
         for version in versions {
             let path = path(MODELS, name, version.number);
             match self.objects.delete(&path).await {
@@ -333,8 +334,8 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError`] where it stays.
-    pub async fn set_aside(&self, name: &ModelName, version: u64) -> Result<String, StoreError> {
-        let (from, to) = (path(MODELS, name, version), path(SET_ASIDE, name, version));
+    pub async fn quarantine(&self, name: &ModelName, version: u64) -> Result<String, StoreError> {
+        let (from, to) = (path(MODELS, name, version), path(QUARANTINE, name, version));
         match self.objects.rename(&from, &to).await {
             // Another server was faster.
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(to.into()),
@@ -353,7 +354,7 @@ impl Store {
     ///
     /// [`StoreError`] where the store does not answer.
     pub async fn announce(&self) -> Result<(), StoreError> {
-        self.check_place()?;
+        self.check_mounted()?;
         // The ETag of an object store may be a hash of what is written.
         let unlike_any_other = format!("{:032x}\n", rand::random::<u128>());
         self.objects
@@ -384,26 +385,26 @@ impl Store {
             }
             Err(ObjectError::NotModified { .. }) => Ok(None),
             Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(None),
-            Err(ObjectError::NotFound { .. }) => Err(self.is_gone()),
+            Err(ObjectError::NotFound { .. }) => Err(self.marker_missing()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Finds a folder that is no longer the one it was, as where its disk is not mounted any more:
     /// it looks empty, but not a model was deleted, and what is written there would be lost.
-    fn check_place(&self) -> Result<(), StoreError> {
+    fn check_mounted(&self) -> Result<(), StoreError> {
         let Some(folder) = &self.folder else {
             return Ok(());
         };
         let announced = self.announced.load(Ordering::Relaxed);
         // Another problem than that shows at what is done next.
         if announced && matches!(folder.join(CHANGED).try_exists(), Ok(false)) {
-            return Err(self.is_gone());
+            return Err(self.marker_missing());
         }
         Ok(())
     }
 
-    fn is_gone(&self) -> StoreError {
+    fn marker_missing(&self) -> StoreError {
         StoreError::new(format!(
             "the file {CHANGED} of {self} is gone; is the store still in its place?"
         ))
@@ -411,7 +412,7 @@ impl Store {
 
     /// Removes from a folder what a process that was killed did not finish writing. The object
     /// store writes to `FILE#NUMBER` first, and never takes such a file for an object.
-    fn remove_abandoned(&self) {
+    fn remove_stale_uploads(&self) {
         let Some(folder) = &self.folder else {
             return;
         };
@@ -421,7 +422,7 @@ impl Store {
             let unfinished = is_unfinished(&file.file_name().to_string_lossy());
             let age = file.metadata().and_then(|metadata| metadata.modified());
             let age = age.map(|modified| SystemTime::now().duration_since(modified));
-            if unfinished && age.is_ok_and(|age| age.is_ok_and(|age| age > ABANDONED)) {
+            if unfinished && age.is_ok_and(|age| age.is_ok_and(|age| age > STALE_UPLOAD_AGE)) {
                 // It is only in the way of space.
                 let _ = std::fs::remove_file(file.path());
             }
@@ -446,9 +447,9 @@ fn sync_removal(models: &std::path::Path, folder: &std::path::Path) -> std::io::
         Ok(()) => models,
         Err(_) => folder,
     };
-    match open::sync_folder(changed) {
+    match open::fsync_folder(changed) {
         // Another server removed it first.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open::sync_folder(models),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open::fsync_folder(models),
         synced => synced,
     }
 }
@@ -459,7 +460,7 @@ fn path(kind: &str, name: &ModelName, version: u64) -> Path {
 }
 
 /// The model and version that an object is, if it is one.
-fn listed(object: ObjectMeta) -> Option<(ModelName, Version)> {
+fn parse_object(object: ObjectMeta) -> Option<(ModelName, Version)> {
     let mut parts = object.location.parts();
     let (_, folder, file) = (parts.next()?, parts.next()?, parts.next()?);
     let number = file.as_ref().strip_suffix(EXTENSION)?.strip_suffix('.')?;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::text;
+use crate::excerpt::excerpt;
 
 /// The longest name, in characters.
-const LONGEST: usize = 128;
+const MAX_NAME_LENGTH: usize = 128;
 
 /// The name of a model, as the levels of MQTT topics suggest them: 1 to 128 letters and digits of
 /// ASCII, dots, underscores and hyphens; not `.` or `..`, which web clients take out of paths.
@@ -19,9 +19,9 @@ pub struct ModelName(Arc<str>);
 /// A text that names no model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "a model's name must be 1 to {LONGEST} of A-Z, a-z, 0-9, '.', '_' and '-', and not '.' or '..', \
+    "a model's name must be 1 to {MAX_NAME_LENGTH} of A-Z, a-z, 0-9, '.', '_' and '-', and not '.' or '..', \
      got {:?}",
-    text::shorten(.0)
+    excerpt(.0)
 )]
 pub struct NameError(String);
 
@@ -61,7 +61,7 @@ impl ModelName {
         let (small, capitals) = folder.split_once('=').unwrap_or((folder, "0"));
         let capitals = u128::from_str_radix(capitals, 16).ok()?;
         let letters = small.chars().enumerate().map(|(i, c)| {
-            let is_capital = i < LONGEST && (capitals >> i) & 1 == 1;
+            let is_capital = i < MAX_NAME_LENGTH && (capitals >> i) & 1 == 1;
             if is_capital {
                 c.to_ascii_uppercase()
             } else {
@@ -80,7 +80,7 @@ impl FromStr for ModelName {
     fn from_str(name: &str) -> Result<Self, NameError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let leads_elsewhere = matches!(name, "." | "..");
-        let length = (1..=LONGEST).contains(&name.len());
+        let length = (1..=MAX_NAME_LENGTH).contains(&name.len());
         if length && name.chars().all(allowed) && !leads_elsewhere {
             Ok(Self(name.into()))
         } else {

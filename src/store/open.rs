@@ -18,28 +18,28 @@ use url::Url;
 use super::StoreError;
 
 /// Who asks for a retrain waits for the store, so it must not take minutes to give up.
-const PATIENCE: Duration = Duration::from_secs(15);
+const STORE_RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long one request may take, where the environment does not say.
-const REQUEST: &str = "20 seconds";
+const REQUEST_TIMEOUT: &str = "20 seconds";
 
 /// How long a connection may take to come about, where the environment does not say.
-const CONNECT: &str = "3 seconds";
+const CONNECT_TIMEOUT: &str = "3 seconds";
 
-const NO_STORE: &str =
+const EXPECTED_LOCATION: &str =
     "a store is a folder, memory:, s3://bucket/path, az://container/path or gs://bucket/path";
 
 /// What a store is.
-pub(super) enum Opened {
+pub(super) enum Backend {
     Memory,
     Folder(PathBuf, Arc<dyn ObjectStore>),
     Remote(Arc<dyn ObjectStore>),
 }
 
 /// Opens `memory:`, a URL, or else the folder of that name, which is made if it is missing.
-pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
+pub(super) fn open(location: &str) -> Result<Backend, StoreError> {
     if location.trim_end_matches('/') == "memory:" {
-        return Ok(Opened::Memory);
+        return Ok(Backend::Memory);
     }
     // A scheme of one letter is a drive.
     let scheme = location.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -51,7 +51,8 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
         return open_folder(FilePath::new(location));
     }
     let url = Url::parse(location).map_err(StoreError::new)?;
-    let (scheme, prefix) = ObjectStoreScheme::parse(&url).map_err(|_| StoreError::new(NO_STORE))?;
+    let (scheme, prefix) =
+        ObjectStoreScheme::parse(&url).map_err(|_| StoreError::new(EXPECTED_LOCATION))?;
     if scheme == ObjectStoreScheme::Local {
         let path = url.to_file_path();
         let path =
@@ -62,7 +63,7 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let retry = RetryConfig {
         max_retries: 3,
-        retry_timeout: PATIENCE,
+        retry_timeout: STORE_RETRY_TIMEOUT,
         ..RetryConfig::default()
     };
     // The builders have no trait in common.
@@ -70,15 +71,15 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
         ($builder:ty, $key:ty) => {{
             let mut builder = <$builder>::from_env().with_url(location).with_retry(retry);
             for (key, value) in [
-                (ClientConfigKey::Timeout, REQUEST),
-                (ClientConfigKey::ConnectTimeout, CONNECT),
+                (ClientConfigKey::Timeout, REQUEST_TIMEOUT),
+                (ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT),
             ] {
                 let key = <$key>::Client(key);
                 if builder.get_config_value(&key).is_none() {
                     builder = builder.with_config(key, value);
                 }
             }
-            builder.build().map(|store| under(prefix, store))
+            builder.build().map(|store| with_prefix(prefix, store))
         }};
     }
     let objects = match scheme {
@@ -87,12 +88,12 @@ pub(super) fn open(location: &str) -> Result<Opened, StoreError> {
         ObjectStoreScheme::GoogleCloudStorage => {
             build!(GoogleCloudStorageBuilder, GoogleConfigKey)
         }
-        _ => return Err(StoreError::new(NO_STORE)),
+        _ => return Err(StoreError::new(EXPECTED_LOCATION)),
     };
-    Ok(Opened::Remote(objects.map_err(StoreError::new)?))
+    Ok(Backend::Remote(objects.map_err(StoreError::new)?))
 }
 
-fn under(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
+fn with_prefix(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
     if prefix.as_ref().is_empty() {
         Arc::new(store)
     } else {
@@ -100,15 +101,15 @@ fn under(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
     }
 }
 
-fn open_folder(path: &FilePath) -> Result<Opened, StoreError> {
-    make_folder(path).map_err(StoreError::new)?;
+fn open_folder(path: &FilePath) -> Result<Backend, StoreError> {
+    create_folder(path).map_err(StoreError::new)?;
     let path = path.canonicalize().map_err(StoreError::new)?;
     let objects = LocalFileSystem::new_with_prefix(&path).map_err(StoreError::new)?;
-    Ok(Opened::Folder(path, Arc::new(objects.with_fsync(true))))
+    Ok(Backend::Folder(path, Arc::new(objects.with_fsync(true))))
 }
 
 /// Makes a folder and those above it, so that they are there after a power cut too.
-fn make_folder(path: &FilePath) -> io::Result<()> {
+fn create_folder(path: &FilePath) -> io::Result<()> {
     let missing = path.ancestors().take_while(|path| !path.exists());
     let missing: Vec<_> = missing
         .filter(|path| !path.as_os_str().is_empty())
@@ -116,15 +117,15 @@ fn make_folder(path: &FilePath) -> io::Result<()> {
     std::fs::create_dir_all(path)?;
     for folder in missing {
         match folder.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent)?,
-            _ => sync_folder(FilePath::new("."))?,
+            Some(parent) if !parent.as_os_str().is_empty() => fsync_folder(parent)?,
+            _ => fsync_folder(FilePath::new("."))?,
         }
     }
     Ok(())
 }
 
 /// Makes what was made or removed in a folder last. Only Unix can.
-pub(super) fn sync_folder(folder: &FilePath) -> io::Result<()> {
+pub(super) fn fsync_folder(folder: &FilePath) -> io::Result<()> {
     if cfg!(unix) {
         std::fs::File::open(folder)?.sync_all()?;
     }

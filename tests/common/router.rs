@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use iforest_server::forest::IsolationForest;
 use iforest_server::registry::Registry;
-use iforest_server::{http, readings};
+use iforest_server::{http, training_data};
 use tower::ServiceExt;
 
 pub const JSON: &str = "application/json";
@@ -35,7 +35,7 @@ pub fn server() -> Router {
     let params = IsolationForest::params()
         .contamination(0.05)
         .random_state(42);
-    let registry = Registry::train(params, readings::synthetic(42)).expect("it trains");
+    let registry = Registry::train(params, training_data::synthetic(42)).expect("it trains");
     http::router(Arc::new(registry))
 }
 

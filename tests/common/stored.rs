@@ -210,11 +210,11 @@ pub fn stored(detector: Detector) -> Vec<u8> {
 
 /// Whether a prediction is the one of this detector, to the last bit.
 pub fn is_from(answer: &Answer, detector: &Detector, row: &[f64]) -> bool {
-    let judgement = detector.judge_row(row).expect("a good reading");
+    let prediction = detector.predict_row(row).expect("a good reading");
     let answer = answer.json();
     let score = answer["anomaly_score"].as_f64().map(f64::to_bits);
-    score == Some(judgement.anomaly_score.to_bits())
-        && answer["prediction"].as_u64() == Some(u64::from(judgement.is_anomaly))
+    score == Some(prediction.anomaly_score.to_bits())
+        && answer["prediction"].as_u64() == Some(u64::from(prediction.is_anomaly))
 }
 
 /// Waits until something holds; returns how long it took.

@@ -8,11 +8,12 @@ use std::fmt;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::encoding;
+use crate::excerpt::excerpt;
 use crate::http::error::ApiError;
-use crate::text;
 
 pub(super) fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
-    text::decode(body).map_err(|error| ApiError::malformed(format!("the body is {error}")))
+    encoding::decode(body).map_err(|error| ApiError::malformed(format!("the body is {error}")))
 }
 
 /// The raw JSON of fields of the body's object; where one stands twice, the last.
@@ -35,7 +36,7 @@ pub(super) fn only_fields<'a, const N: usize>(
         None => Ok(found.known),
         Some(other) => Err(ApiError::unprocessable(format!(
             "there is no field {}; there are {}",
-            text::shorten(other.get()),
+            excerpt(other.get()),
             names.join(", ")
         ))),
     }
@@ -154,18 +155,18 @@ pub(super) fn items(raw: &RawValue) -> Option<Vec<&RawValue>> {
 
 /// Why a piece of JSON is no number to Python's `float`, or none that can be judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum NotANumber {
+pub(super) enum NumberError {
     /// Of another kind.
-    Kind,
+    WrongType,
     /// A JSON number beyond the range of `f64`.
     TooLarge,
 }
 
-impl NotANumber {
+impl NumberError {
     pub(super) fn at(self, field: &str, raw: &RawValue) -> ApiError {
         let shown = shown(raw);
         match self {
-            Self::Kind => {
+            Self::WrongType => {
                 ApiError::unprocessable(format!("{field} must be a finite number, got {shown}"))
             }
             Self::TooLarge => ApiError::malformed(format!(
@@ -177,25 +178,26 @@ impl NotANumber {
 
 /// Reads what `float(json.loads(…))` reads: a number, true and false as 1 and 0, or text that
 /// holds a number, since MQTT payloads often arrive as text.
-pub(super) fn number(raw: &RawValue) -> Result<f64, NotANumber> {
+pub(super) fn number(raw: &RawValue) -> Result<f64, NumberError> {
     let text = raw.get();
     match text.as_bytes() {
         [b'-' | b'0'..=b'9', ..] => {
-            let value: f64 = text.parse().map_err(|_| NotANumber::Kind)?;
+            let value: f64 = text.parse().map_err(|_| NumberError::WrongType)?;
             if !value.is_finite() {
-                return Err(NotANumber::TooLarge);
+                return Err(NumberError::TooLarge);
             }
             // To Python -0 is a whole number, and those have no negative zero.
             let whole = !text.contains(['.', 'e', 'E']);
             Ok(if whole && value == 0.0 { 0.0 } else { value })
         }
         [b'"', ..] => {
-            let text: Cow<'_, str> = serde_json::from_str(text).map_err(|_| NotANumber::Kind)?;
-            number_in_text(&text).ok_or(NotANumber::Kind)
+            let text: Cow<'_, str> =
+                serde_json::from_str(text).map_err(|_| NumberError::WrongType)?;
+            number_in_text(&text).ok_or(NumberError::WrongType)
         }
         b"true" => Ok(1.0),
         b"false" => Ok(0.0),
-        _ => Err(NotANumber::Kind),
+        _ => Err(NumberError::WrongType),
     }
 }
 
@@ -223,7 +225,7 @@ fn number_in_text(text: &str) -> Option<f64> {
 }
 
 pub(super) fn shown(raw: &RawValue) -> Cow<'_, str> {
-    text::shorten(raw.get())
+    excerpt(raw.get())
 }
 
 pub(super) fn not_a_list(field: &str, raw: &RawValue) -> ApiError {

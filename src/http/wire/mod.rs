@@ -5,14 +5,14 @@
 //! * `training`: the bodies of /retrain
 //! * `answer`: all that is answered but errors
 
-mod answer;
 mod json;
-mod question;
-mod training;
+mod predict_request;
+mod response;
+mod retrain_request;
 
-pub(super) use answer::{
+pub(super) use predict_request::{PredictRequest, parse_rows, parse_values};
+pub(super) use response::{
     ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Reading,
-    judgement, judgements, retrained,
+    prediction, predictions, retrained,
 };
-pub(super) use question::{Question, numbers, rows};
-pub(super) use training::{check_size, flat, training, version};
+pub(super) use retrain_request::{check_size, parse_flask_retrain, parse_retrain, parse_rollback};

@@ -13,9 +13,9 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Gives work to the thread, which ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Fitter(Sender<Job>);
+pub(super) struct TrainingWorker(Sender<Job>);
 
-impl Fitter {
+impl TrainingWorker {
     pub(super) fn start() -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         std::thread::Builder::new()

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::detector::{Judgement, OutOfRange};
-use crate::registry::Served;
+use crate::detector::{OutOfRange, Prediction};
+use crate::registry::ServedModel;
 use crate::store::ModelName;
 
 /// A reading, or its scaled values: a number, or a list of them.
@@ -56,44 +56,47 @@ impl Reading for Vec<f64> {
 }
 
 /// The answer to one reading.
-pub(in crate::http) fn judgement<R: Reading>(reading: &R, judgement: &Judgement<R>) -> Vec<u8> {
+pub(in crate::http) fn prediction<R: Reading>(reading: &R, prediction: &Prediction<R>) -> Vec<u8> {
     let mut body = String::with_capacity(160);
-    push_judgement(&mut body, reading, judgement);
+    push_prediction(&mut body, reading, prediction);
     body.push('\n');
     body.into_bytes()
 }
 
 /// The answer to many readings.
-pub(in crate::http) fn judgements<R: Reading>(readings: &[R], judged: &[Judgement<R>]) -> Vec<u8> {
+pub(in crate::http) fn predictions<R: Reading>(
+    readings: &[R],
+    judged: &[Prediction<R>],
+) -> Vec<u8> {
     let mut body = String::with_capacity(20 + 160 * judged.len());
     body.push_str("{\"predictions\":[");
-    for (i, (reading, judgement)) in readings.iter().zip(judged).enumerate() {
+    for (i, (reading, prediction)) in readings.iter().zip(judged).enumerate() {
         if i > 0 {
             body.push(',');
         }
-        push_judgement(&mut body, reading, judgement);
+        push_prediction(&mut body, reading, prediction);
     }
     body.push_str("]}\n");
     body.into_bytes()
 }
 
-fn push_judgement<R: Reading>(body: &mut String, reading: &R, judgement: &Judgement<R>) {
+fn push_prediction<R: Reading>(body: &mut String, reading: &R, prediction: &Prediction<R>) {
     body.push_str("{\"anomaly_score\":");
-    push_float(body, judgement.anomaly_score);
+    push_float(body, prediction.anomaly_score);
     body.push_str(",\"input_value\":");
     reading.push(body);
-    body.push_str(match judgement.out_of_range {
+    body.push_str(match prediction.out_of_range {
         None => "",
         Some(true) => ",\"out_of_range\":true",
         Some(false) => ",\"out_of_range\":false",
     });
-    body.push_str(if judgement.is_anomaly {
+    body.push_str(if prediction.is_anomaly {
         ",\"prediction\":1,\"scaled_value\":"
     } else {
         ",\"prediction\":0,\"scaled_value\":"
     });
-    judgement.scaled.push(body);
-    body.push_str(if judgement.is_anomaly {
+    prediction.scaled.push(body);
+    body.push_str(if prediction.is_anomaly {
         ",\"status\":\"Anomaly Detected\"}"
     } else {
         ",\"status\":\"Normal Behaviour\"}"
@@ -117,7 +120,7 @@ pub(in crate::http) struct ModelSummary {
 }
 
 impl ModelSummary {
-    pub(in crate::http) fn new(name: &ModelName, served: &Served) -> Self {
+    pub(in crate::http) fn new(name: &ModelName, served: &ServedModel) -> Self {
         let forest = served.detector.forest();
         Self {
             name: name.to_string(),
@@ -158,7 +161,7 @@ pub(in crate::http) struct ModelInfo {
 }
 
 impl ModelInfo {
-    pub(in crate::http) fn new(name: &ModelName, served: &Served) -> Self {
+    pub(in crate::http) fn new(name: &ModelName, served: &ServedModel) -> Self {
         let detector = &served.detector;
         let forest = detector.forest();
         let ranges = detector.normal_ranges();
@@ -189,7 +192,7 @@ impl ModelInfo {
     }
 }
 
-fn time(served: &Served) -> String {
+fn time(served: &ServedModel) -> String {
     humantime::format_rfc3339_seconds(served.trained_at).to_string()
 }
 
@@ -206,7 +209,11 @@ pub(in crate::http) struct ModelChanged {
 }
 
 impl ModelChanged {
-    pub(in crate::http) fn new(message: &'static str, name: &ModelName, served: &Served) -> Self {
+    pub(in crate::http) fn new(
+        message: &'static str,
+        name: &ModelName,
+        served: &ServedModel,
+    ) -> Self {
         Self {
             message,
             name: name.to_string(),

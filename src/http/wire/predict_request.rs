@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::json::{self, NotANumber};
+use super::json::{self, NumberError};
 use crate::http::error::ApiError;
 
 /// The most readings in one request. Those of one feature are judged between other requests, in a few
@@ -11,45 +11,47 @@ const MAX_VALUES: usize = 10_000;
 
 /// What is to be judged; `R` is a reading.
 #[derive(Debug, PartialEq)]
-pub(in crate::http) enum Question<R> {
+pub(in crate::http) enum PredictRequest<R> {
     /// `{"value": …}`, as of server.py.
     One(R),
     /// `{"values": […]}`, which server.py does not know.
     Many(Vec<R>),
 }
 
-impl<R> Question<R> {
+impl<R> PredictRequest<R> {
     /// The same question of readings in another form.
-    pub(in crate::http) fn map<S>(self, form: impl Fn(R) -> S) -> Question<S> {
+    pub(in crate::http) fn map<S>(self, form: impl Fn(R) -> S) -> PredictRequest<S> {
         match self {
-            Self::One(reading) => Question::One(form(reading)),
-            Self::Many(readings) => Question::Many(readings.into_iter().map(form).collect()),
+            Self::One(reading) => PredictRequest::One(form(reading)),
+            Self::Many(readings) => PredictRequest::Many(readings.into_iter().map(form).collect()),
         }
     }
 }
 
 /// Reads a question about numbers. `value` counts where both stand.
-pub(in crate::http) fn numbers(body: &[u8]) -> Result<Question<f64>, ApiError> {
-    question(body, r#"{"value": 2.5}"#, |raw, field| {
+pub(in crate::http) fn parse_values(body: &[u8]) -> Result<PredictRequest<f64>, ApiError> {
+    parse_predict_request(body, r#"{"value": 2.5}"#, |raw, field| {
         json::number(raw).map_err(|problem| problem.at(&field(), raw))
     })
 }
 
 /// Reads a question about readings of a model with these features, named or not.
-pub(in crate::http) fn rows(
+pub(in crate::http) fn parse_rows(
     body: &[u8],
     features: usize,
     names: &[String],
-) -> Result<Question<Vec<f64>>, ApiError> {
+) -> Result<PredictRequest<Vec<f64>>, ApiError> {
     let example = match features {
         1 => r#"{"value": 2.5}"#,
         _ => r#"{"value": [2.5, 3.5]}"#,
     };
-    question(body, example, |raw, field| row(raw, field, features, names))
+    parse_predict_request(body, example, |raw, field| {
+        parse_row(raw, field, features, names)
+    })
 }
 
 /// Reads one reading; `field` is where it stands.
-pub(super) fn row(
+pub(super) fn parse_row(
     raw: &RawValue,
     field: &dyn Fn() -> String,
     features: usize,
@@ -97,7 +99,7 @@ pub(super) fn row(
         }
         _ if features == 1 => Ok(vec![number(raw, field)?]),
         _ => match json::number(raw) {
-            Err(problem @ NotANumber::TooLarge) => Err(problem.at(&field(), raw)),
+            Err(problem @ NumberError::TooLarge) => Err(problem.at(&field(), raw)),
             _ => Err(ApiError::unprocessable(format!(
                 "{} must be {}, got {}",
                 field(),
@@ -116,14 +118,14 @@ fn listed(names: &[String]) -> String {
     format!("{}{more}", names.join(", "))
 }
 
-fn question<R>(
+fn parse_predict_request<R>(
     body: &[u8],
     example: &str,
     reading: impl Fn(&RawValue, &dyn Fn() -> String) -> Result<R, ApiError>,
-) -> Result<Question<R>, ApiError> {
+) -> Result<PredictRequest<R>, ApiError> {
     let text = json::decode(body)?;
     match json::fields(&text, ["value", "values"], example)? {
-        [Some(raw), _] => Ok(Question::One(reading(raw, &|| "value".to_owned())?)),
+        [Some(raw), _] => Ok(PredictRequest::One(reading(raw, &|| "value".to_owned())?)),
         [None, Some(raw)] => {
             let items = json::items(raw).ok_or_else(|| json::not_a_list("values", raw))?;
             let count = items.len();
@@ -136,7 +138,7 @@ fn question<R>(
             let readings: Result<_, _> = items
                 .map(|(i, raw)| reading(raw, &|| format!("values[{i}]")))
                 .collect();
-            Ok(Question::Many(readings?))
+            Ok(PredictRequest::Many(readings?))
         }
         [None, None] => Err(json::missing("value", example)),
     }

@@ -10,7 +10,7 @@ use crate::store::ModelName;
 
 /// A queue for each model that is being changed.
 #[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<HashMap<ModelName, Queue>>);
+pub(super) struct ModelQueues(Mutex<HashMap<ModelName, Queue>>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -21,23 +21,23 @@ struct Queue {
 
 /// A place in the queue of a model; given up when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    turns: Arc<Turns>,
+pub(super) struct Ticket {
+    queues: Arc<ModelQueues>,
     name: ModelName,
     turn: Arc<Turn<()>>,
 }
 
-impl Turns {
+impl ModelQueues {
     /// A place in the queue, unless more than `most` wait there.
-    pub(super) fn enter(self: &Arc<Self>, name: &ModelName, most: usize) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, name: &ModelName, most: usize) -> Option<Ticket> {
         let mut queues = self.queues();
         let queue = queues.entry(name.clone()).or_default();
         if queue.places > most {
             return None;
         }
         queue.places += 1;
-        Some(Place {
-            turns: Arc::clone(self),
+        Some(Ticket {
+            queues: Arc::clone(self),
             name: name.clone(),
             turn: Arc::clone(&queue.turn),
         })
@@ -54,22 +54,22 @@ impl Turns {
     }
 }
 
-impl Place {
-    /// Waits for the turn, which lasts until what is returned is dropped. Turns come in the order
+impl Ticket {
+    /// Waits for the turn, which lasts until what is returned is dropped. ModelQueues come in the order
     /// in which this is first polled.
-    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
+    pub(super) async fn acquire(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.turn).lock_owned().await
     }
 
     /// The turn, if nobody else has it.
-    pub(super) fn turn_now(&self) -> Option<OwnedMutexGuard<()>> {
+    pub(super) fn try_acquire(&self) -> Option<OwnedMutexGuard<()>> {
         Arc::clone(&self.turn).try_lock_owned().ok()
     }
 }
 
-impl Drop for Place {
+impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut queues = self.turns.queues();
+        let mut queues = self.queues.queues();
         if let Some(queue) = queues.get_mut(&self.name) {
             queue.places -= 1;
             if queue.places == 0 {

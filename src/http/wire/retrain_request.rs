@@ -8,14 +8,14 @@ use ndarray::{Array1, Array2, Axis};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{self, NotANumber};
-use super::question;
+use super::json::{self, NumberError};
+use super::predict_request;
 use crate::detector::OutOfRange;
+use crate::excerpt::excerpt;
 use crate::forest::{IsolationForestParams, MaxSamples};
 use crate::http::error::ApiError;
-use crate::registry::{Served, Training};
+use crate::registry::{ServedModel, TrainingRequest};
 use crate::store::ModelSettings;
-use crate::text;
 
 /// numpy's arrays have no more dimensions.
 const MAX_NESTING: usize = 64;
@@ -51,11 +51,11 @@ const EXAMPLE: &str = r#"{"samples": [2.4, 2.5, 2.6]}"#;
 
 /// Reads the body of a model's retrain: rows, and what shall hold for this model. What is not told
 /// stays as the model has it.
-pub(in crate::http) fn training(
+pub(in crate::http) fn parse_retrain(
     body: &[u8],
-    model: Option<&Served>,
+    model: Option<&ServedModel>,
     server: &IsolationForestParams,
-) -> Result<Training, ApiError> {
+) -> Result<TrainingRequest, ApiError> {
     let text = json::decode(body)?;
     let [
         samples,
@@ -92,7 +92,7 @@ pub(in crate::http) fn training(
         out_of_range_margin,
         |raw| match json::number(raw) {
             Ok(margin) if margin >= 0.0 => Ok(margin),
-            Err(problem @ NotANumber::TooLarge) => Err(problem.at("out_of_range_margin", raw)),
+            Err(problem @ NumberError::TooLarge) => Err(problem.at("out_of_range_margin", raw)),
             _ => Err(expected(
                 "out_of_range_margin",
                 "expected a share of the training range, 0 or greater",
@@ -118,7 +118,7 @@ pub(in crate::http) fn training(
     let raw = samples.ok_or_else(|| json::missing("samples", EXAMPLE))?;
     let samples = rows(raw, features, &names)?;
     check_size(&settings, server, samples.dim())?;
-    Ok(Training {
+    Ok(TrainingRequest {
         samples,
         feature_names: names,
         settings,
@@ -160,7 +160,7 @@ pub(in crate::http) fn check_size(
 }
 
 /// Reads the body of a rollback: nothing, or `{"version": …}`.
-pub(in crate::http) fn version(body: &[u8]) -> Result<Option<u64>, ApiError> {
+pub(in crate::http) fn parse_rollback(body: &[u8]) -> Result<Option<u64>, ApiError> {
     let text = json::decode(body)?;
     if text.trim_ascii().is_empty() {
         return Ok(None);
@@ -205,7 +205,7 @@ fn rows(
     let numbers = items.len().saturating_mul(features);
     let mut values = Vec::with_capacity(numbers.min(raw.get().len() / 2));
     for (i, item) in items.iter().enumerate() {
-        let row = question::row(item, &|| format!("samples[{i}]"), features, names);
+        let row = predict_request::parse_row(item, &|| format!("samples[{i}]"), features, names);
         values.extend(row?);
     }
     Array2::from_shape_vec((items.len(), features), values)
@@ -258,14 +258,14 @@ fn names(raw: &RawValue) -> Result<Vec<String>, ApiError> {
         None => Ok(names),
         Some(i) => Err(ApiError::unprocessable(format!(
             "feature_names[{i}]: {problem}, got {:?}",
-            text::shorten(&names[i])
+            excerpt(&names[i])
         ))),
     }
 }
 
 /// Reads the body of server.py's /retrain: `{"samples": …}`, a number or an array of any even nesting, which
 /// is flattened. One row per reading.
-pub(in crate::http) fn flat(body: &[u8]) -> Result<Array2<f64>, ApiError> {
+pub(in crate::http) fn parse_flask_retrain(body: &[u8]) -> Result<Array2<f64>, ApiError> {
     let text = json::decode(body)?;
     let [raw, settings @ ..] = json::fields(&text, FIELDS, EXAMPLE)?;
     let raw = raw.ok_or_else(|| json::missing("samples", EXAMPLE))?;
@@ -324,7 +324,7 @@ impl Samples {
             self.has_text |= raw.get().starts_with('"');
             self.has_bool |= raw.get().starts_with(['t', 'f']);
             let value = json::number(raw).map_err(|problem| match problem {
-                NotANumber::Kind if depth == 0 => json::not_a_list("samples", raw),
+                NumberError::WrongType if depth == 0 => json::not_a_list("samples", raw),
                 problem => problem.at(&self.place(), raw),
             })?;
             self.values.push(value);

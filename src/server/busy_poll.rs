@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use hyper::service::Service;
 
 /// How long to look for the next request.
-const MOMENT: Duration = Duration::from_micros(50);
+const SPIN_TIME: Duration = Duration::from_micros(50);
 
 /// For how many requests not to look after it was in vain.
-const IN_VAIN: usize = 16;
+const SPIN_BACKOFF: usize = 16;
 
 /// The connections of a server, counted over all its threads.
 #[derive(Clone)]
@@ -38,14 +38,14 @@ impl Connections {
 
     /// Drives a connection to its end; `requests` are those that it has asked.
     pub(super) async fn drive<C: Future>(self, connection: C, requests: Requests) -> C::Output {
-        let open = Open::new(self);
+        let open = OpenConnection::new(self);
         let mut connection = pin!(connection);
-        let mut next = Next::default();
+        let mut next = Spin::default();
         poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
             if polled.is_pending()
-                && open.may_poll()
-                && next.is_worth_polling(requests.0.load(Ordering::Relaxed), Instant::now)
+                && open.may_spin()
+                && next.should_spin(requests.0.load(Ordering::Relaxed), Instant::now)
             {
                 // The runtime looks for input and comes back here, without sleeping in between.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -57,20 +57,20 @@ impl Connections {
 }
 
 /// A connection as long as it is open.
-struct Open(Connections);
+struct OpenConnection(Connections);
 
-impl Open {
+impl OpenConnection {
     fn new(connections: Connections) -> Self {
         connections.open.fetch_add(1, Ordering::Relaxed);
         Self(connections)
     }
 
-    fn may_poll(&self) -> bool {
+    fn may_spin(&self) -> bool {
         self.0.polls && self.0.open.load(Ordering::Relaxed) == 1
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -78,7 +78,7 @@ impl Drop for Open {
 
 /// What is known of when the next request comes.
 #[derive(Default)]
-struct Next {
+struct Spin {
     /// The requests when it was last asked.
     requests: usize,
     /// Since when it is being looked for.
@@ -87,9 +87,9 @@ struct Next {
     not_before: usize,
 }
 
-impl Next {
+impl Spin {
     /// Whether to look for a request once more, after as many as there were.
-    fn is_worth_polling(&mut self, requests: usize, now: impl Fn() -> Instant) -> bool {
+    fn should_spin(&mut self, requests: usize, now: impl Fn() -> Instant) -> bool {
         if requests != self.requests {
             self.requests = requests;
             self.since = (requests >= self.not_before).then(&now);
@@ -97,11 +97,11 @@ impl Next {
         let Some(since) = self.since else {
             return false;
         };
-        if now() - since < MOMENT {
+        if now() - since < SPIN_TIME {
             return true;
         }
         self.since = None;
-        self.not_before = requests + IN_VAIN;
+        self.not_before = requests + SPIN_BACKOFF;
         false
     }
 }
@@ -110,16 +110,16 @@ impl Next {
 pub(super) struct Requests(Arc<AtomicUsize>);
 
 /// A service that counts what it is asked.
-pub(super) struct Counted<S>(S, Arc<AtomicUsize>);
+pub(super) struct CountedService<S>(S, Arc<AtomicUsize>);
 
-impl<S> Counted<S> {
+impl<S> CountedService<S> {
     pub(super) fn new(service: S) -> (Self, Requests) {
         let requests = Arc::default();
         (Self(service, Arc::clone(&requests)), Requests(requests))
     }
 }
 
-impl<R, S: Service<R>> Service<R> for Counted<S> {
+impl<R, S: Service<R>> Service<R> for CountedService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -139,22 +139,19 @@ mod tests {
     fn looks_for_the_next_request_only_as_long_as_it_comes_soon() {
         let start = Instant::now();
         let at = |microseconds| move || start + Duration::from_micros(microseconds);
-        let mut next = Next::default();
-        assert!(!next.is_worth_polling(0, at(0)), "before the first request");
-        assert!(next.is_worth_polling(1, at(100)));
-        assert!(next.is_worth_polling(1, at(149)));
-        assert!(next.is_worth_polling(2, at(149)), "it came");
-        assert!(next.is_worth_polling(2, at(198)));
-        assert!(!next.is_worth_polling(2, at(199)), "it did not");
-        assert!(!next.is_worth_polling(2, at(200)));
-        let again = 2 + IN_VAIN;
+        let mut next = Spin::default();
+        assert!(!next.should_spin(0, at(0)), "before the first request");
+        assert!(next.should_spin(1, at(100)));
+        assert!(next.should_spin(1, at(149)));
+        assert!(next.should_spin(2, at(149)), "it came");
+        assert!(next.should_spin(2, at(198)));
+        assert!(!next.should_spin(2, at(199)), "it did not");
+        assert!(!next.should_spin(2, at(200)));
+        let again = 2 + SPIN_BACKOFF;
         for requests in 3..again {
             let now = 1000 * requests;
-            assert!(
-                !next.is_worth_polling(requests, at(now as u64)),
-                "{requests}"
-            );
+            assert!(!next.should_spin(requests, at(now as u64)), "{requests}");
         }
-        assert!(next.is_worth_polling(again, at(1000 * again as u64)));
+        assert!(next.should_spin(again, at(1000 * again as u64)));
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array1, Array2, Axis};
 use thiserror::Error;
 
+use crate::encoding;
+use crate::excerpt::excerpt;
 use crate::forest::NumpyRandom;
-use crate::text;
 
 /// How many synthetic readings server.py trains on.
 const SYNTHETIC: usize = 500;
@@ -14,7 +15,7 @@ const SYNTHETIC: usize = 500;
 /// A file of readings that could not be used.
 #[derive(Debug, Error)]
 #[error("{}{}: {problem}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
-pub struct ReadingsError {
+pub struct TrainingDataError {
     path: PathBuf,
     line: Option<u64>,
     problem: String,
@@ -32,15 +33,15 @@ pub fn synthetic(random_state: u32) -> Array2<f64> {
 ///
 /// # Errors
 ///
-/// [`ReadingsError`] names the file and the line.
-pub fn from_file(path: &Path) -> Result<Array2<f64>, ReadingsError> {
-    let fail = |line: Option<u64>, problem: String| ReadingsError {
+/// [`TrainingDataError`] names the file and the line.
+pub fn from_file(path: &Path) -> Result<Array2<f64>, TrainingDataError> {
+    let fail = |line: Option<u64>, problem: String| TrainingDataError {
         path: path.to_owned(),
         line,
         problem,
     };
     let bytes = std::fs::read(path).map_err(|error| fail(None, error.to_string()))?;
-    let text = text::decode(&bytes).map_err(|problem| fail(None, problem))?;
+    let text = encoding::decode(&bytes).map_err(|problem| fail(None, problem))?;
     let values = parse(&text).map_err(|(line, problem)| fail(line, problem))?;
     Ok(Array1::from(values).insert_axis(Axis(1)))
 }
@@ -138,7 +139,7 @@ impl Layout {
             Ok(value) if value.is_finite() => Ok(value),
             _ => Err(format!(
                 "expected a finite number, got {:?}",
-                text::shorten(field)
+                excerpt(field)
             )),
         }
     }

@@ -27,12 +27,3 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
         }
     }
 }
-
-/// The beginning of a text that an error shows.
-pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
-    const MOST: usize = 60;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
-        None => Cow::Borrowed(text),
-    }
-}
