@@ -392,7 +392,7 @@ async fn a_bad_retrain_is_told_what_is_wrong_and_changes_nothing() {
         (
             r#"{"samples": [[1, 2]], "contaminaton": 0.1}"#,
             422,
-            "there is no field \"contaminaton\"; there are samples, contamination",
+            "there is no field \"contaminaton\"; there are samples, feature_names, contamination",
         ),
         (
             r#"{"contamination": 0.1}"#,

@@ -66,7 +66,7 @@ fn starts_says_how_to_call_it_and_answers() {
     let body = r#"{"samples": [9, 9.1, 9.2, 9.3], "out_of_range": "anomaly", "n_estimators": 9}"#;
     let answer = server.post("/retrain", body);
     assert!(answer.ends_with("\"samples_used\":4}\n"), "{answer}");
-    server.wait_for_line("without effect: n_estimators, out_of_range;");
+    server.wait_for_line("it ignored n_estimators, out_of_range;");
     let answer = server.post("/predict", r#"{"value": 2.5}"#);
     assert!(answer.contains("Anomaly Detected"), "{answer}");
 }

@@ -1,4 +1,4 @@
-//! Every refusal as it goes over the wire: a status and `{"error":"…"}`.
+//! Error responses: a status and `{"error": "…", "code": "…", …}`.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,32 +7,97 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::place::Place;
 use crate::detector::DetectorError;
+use crate::forest::{FitError, ParamsError};
 use crate::registry::ChangeError;
 
-/// A request that gets no answer but an error.
+/// What kind of error a response reports. Programs match on these words, so they never change; the
+/// text beside them may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ErrorCode {
+    /// The body is not JSON, or not UTF-8 or UTF-16.
+    NotJson,
+    /// The body ended before its announced length.
+    IncompleteBody,
+    /// A number is beyond the range of a double, or text reads as infinity or NaN.
+    NotFinite,
+    /// A value is of another JSON type than expected.
+    WrongType,
+    /// A reading has more or fewer values than the model has features.
+    WrongWidth,
+    /// A field, or a feature of a reading, is missing.
+    MissingField,
+    /// There is no such field.
+    UnknownField,
+    /// A value is outside its range.
+    OutOfBounds,
+    /// A list has too few items.
+    TooFew,
+    /// A list has too many items, or a forest would be too large.
+    TooMany,
+    /// The body is too large.
+    TooLarge,
+    /// The content type is not JSON.
+    MediaType,
+    /// The body stopped arriving.
+    Timeout,
+    /// There is no such path.
+    NotFound,
+    /// The path does not take this method.
+    Method,
+    /// The path names no possible model.
+    BadName,
+    /// There is no such model.
+    NoModel,
+    /// The model has no such version, or no older one.
+    NoVersion,
+    /// `default` cannot be deleted.
+    DefaultModel,
+    /// The version asked for cannot be read.
+    Damaged,
+    /// Too much work is waiting.
+    Busy,
+    /// The store is full or does not answer.
+    StoreFailed,
+    /// The server is at fault.
+    Internal,
+}
+
+/// An error response.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct ApiError {
     status: StatusCode,
+    code: ErrorCode,
     message: String,
+    place: Option<Place>,
 }
 
 impl ApiError {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             status,
+            code,
             message: message.into(),
+            place: None,
         }
     }
 
-    /// The body is not JSON, or has a number that is not finite.
-    pub(super) fn malformed(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, message)
+    /// Names the place in the body that is at fault.
+    pub(super) fn at(mut self, place: impl Into<Place>) -> Self {
+        self.place = Some(place.into());
+        self
     }
 
-    /// The body is JSON, but not of the shape or range that is asked for.
-    pub(super) fn unprocessable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    /// 400: the body is not JSON, or has a number that is not finite.
+    pub(super) fn malformed(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 422: the body is JSON, but not of the expected shape or range.
+    pub(super) fn unprocessable(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
     pub(super) fn media_type(got: Option<&HeaderValue>) -> Self {
@@ -42,29 +107,31 @@ impl ApiError {
         };
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode::MediaType,
             format!("the header Content-Type must be application/json, got {got}"),
         )
     }
 
-    /// The rest of the body does not come.
-    pub(super) fn timeout(come: usize, patience: Duration) -> Self {
+    pub(super) fn timeout(received: usize, idle: Duration) -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
-            format!("the body stopped after {come} bytes, and nothing came for {patience:?}"),
+            ErrorCode::Timeout,
+            format!("the body stopped after {received} bytes, and nothing came for {idle:?}"),
         )
     }
 
     pub(super) fn too_large(limit: usize) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::TooLarge,
             format!("the body must be at most {limit} bytes"),
         )
     }
 
-    /// More of large bodies is arriving than the server takes.
-    pub(super) fn too_many_large() -> Self {
+    pub(super) fn too_many_large_bodies() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Busy,
             "too many large requests arrive at the same time; try again later",
         )
     }
@@ -72,32 +139,27 @@ impl ApiError {
     pub(super) fn not_found(path: &str) -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
+            ErrorCode::NotFound,
             format!("there is no {path:?} here; POST to /predict or /retrain, or GET /models"),
         )
     }
 
-    /// `allowed` is what the route takes.
+    /// `allowed` lists the methods that the path takes.
     pub(super) fn method_not_allowed(allowed: &str, got: &str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::Method,
             format!("the method must be {allowed}, got {got}"),
         )
     }
 
-    /// A fault of ours. What happened goes to the log, not to the client.
+    /// A fault of the server. The cause goes to the log, not to the client.
     pub(super) fn internal(cause: &str) -> Self {
         tracing::error!(cause, "a request failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::Internal,
             "the server failed at this request; its log says why",
-        )
-    }
-
-    /// More retrains wait than the server takes.
-    fn busy() -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "too many retrains wait already; try again later",
         )
     }
 }
@@ -108,52 +170,112 @@ impl fmt::Display for ApiError {
     }
 }
 
+impl From<ParamsError> for ApiError {
+    fn from(error: ParamsError) -> Self {
+        let field = match error {
+            ParamsError::NEstimators(_) => "n_estimators",
+            ParamsError::MaxSamplesCount | ParamsError::MaxSamplesFraction(_) => "max_samples",
+            ParamsError::Contamination(_) => "contamination",
+        };
+        Self::unprocessable(ErrorCode::OutOfBounds, error.to_string()).at(field)
+    }
+}
+
+/// Why readings could not be trained on.
+fn training_error(error: DetectorError) -> ApiError {
+    let message = match &error {
+        DetectorError::Fit(FitError::Params(error)) => return error.clone().into(),
+        DetectorError::Overflow { .. } => "samples must be smaller or nearer to each other: their \
+                                           mean, or their distance from it, is beyond the range \
+                                           of a double"
+            .to_owned(),
+        error => format!("samples: {error}"),
+    };
+    let field = match error {
+        DetectorError::Fit(FitError::NoSamples { .. }) => "max_samples",
+        _ => "samples",
+    };
+    ApiError::unprocessable(ErrorCode::OutOfBounds, message).at(field)
+}
+
 impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> Self {
-        let status = match &error {
-            ChangeError::Refused(DetectorError::Overflow { .. }) => {
-                return Self::unprocessable(
-                    "samples must be smaller or nearer to each other: their mean, or their \
-                     distance from it, is beyond the range of a double",
-                );
-            }
-            ChangeError::Refused(error) => {
-                return Self::unprocessable(format!("samples: {error}"));
-            }
-            ChangeError::Busy => return Self::busy(),
+        let (status, code) = match error {
+            ChangeError::Refused(error) => return training_error(error),
             ChangeError::Interrupted => return Self::internal("a training was interrupted"),
             ChangeError::Store(error) => {
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::StoreFailed,
                     format!("the store failed, and what is served is as it was: {error}"),
                 );
             }
-            ChangeError::NoModel(_) | ChangeError::NoVersion { .. } => StatusCode::NOT_FOUND,
-            ChangeError::NoOlderVersion { .. }
-            | ChangeError::Unreadable { .. }
-            | ChangeError::DefaultStays => StatusCode::CONFLICT,
+            ChangeError::Busy => {
+                return Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::Busy,
+                    "too many retrains wait already; try again later",
+                );
+            }
+            ChangeError::NoModel(_) => (StatusCode::NOT_FOUND, ErrorCode::NoModel),
+            ChangeError::NoVersion { .. } => (StatusCode::NOT_FOUND, ErrorCode::NoVersion),
+            ChangeError::NoOlderVersion { .. } => (StatusCode::CONFLICT, ErrorCode::NoVersion),
+            ChangeError::Unreadable { .. } => (StatusCode::CONFLICT, ErrorCode::Damaged),
+            ChangeError::DefaultStays => (StatusCode::CONFLICT, ErrorCode::DefaultModel),
         };
-        Self::new(status, error.to_string())
+        let response = Self::new(status, code, error.to_string());
+        match error {
+            ChangeError::NoVersion { .. } | ChangeError::Unreadable { .. } => {
+                response.at("version")
+            }
+            _ => response,
+        }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct ErrorBody {
+            error: String,
+            code: ErrorCode,
+            #[serde(flatten)]
+            place: Option<Place>,
+        }
         tracing::debug!(
             status = self.status.as_u16(),
             error = self.message,
             "refused"
         );
-        #[derive(Serialize)]
-        struct ErrorBody {
-            error: String,
-        }
         let body = ErrorBody {
             error: self.message,
+            code: self.code,
+            place: self.place,
         };
+        // Strings and numbers always have a JSON form.
         let mut body = serde_json::to_vec(&body).unwrap_or_default();
         body.push(b'\n');
         let json = (header::CONTENT_TYPE, "application/json");
         (self.status, [json], body).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    // No request provokes it, so it is shown here.
+    #[tokio::test]
+    async fn an_interrupted_training_is_an_internal_error() {
+        let response = ApiError::from(ChangeError::Interrupted).into_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.expect("a whole body");
+        assert_eq!(
+            body.to_bytes(),
+            "{\"error\":\"the server failed at this request; its log says why\",\
+             \"code\":\"internal\"}\n"
+        );
     }
 }

@@ -25,7 +25,15 @@ impl Answer {
         assert_eq!(self.headers[header::CONTENT_TYPE], JSON);
         assert!(self.body.ends_with("}\n"), "{}", self.body);
         let body: serde_json::Value = serde_json::from_str(&self.body).expect("errors are JSON");
-        assert_eq!(body.as_object().expect("an object").len(), 1);
+        assert!(self.body.starts_with("{\"error\":\""), "{}", self.body);
+        assert!(body["code"].is_string(), "{}", self.body);
+        let known = ["error", "code", "field", "index", "feature"];
+        let mut keys = body.as_object().expect("an object").keys();
+        assert!(
+            keys.all(|key| known.contains(&key.as_str())),
+            "{}",
+            self.body
+        );
         body["error"].as_str().expect("error is text").to_owned()
     }
 }

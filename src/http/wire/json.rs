@@ -1,5 +1,5 @@
-//! JSON as Python reads it: numbers from their text, not through a JSON value, so that every digit
-//! counts and an error can show what was sent.
+//! JSON as Python reads it. Numbers are parsed from their text, not through a JSON value, so that
+//! every digit counts and an error can show what was sent.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,13 +10,16 @@ use serde_json::value::RawValue;
 
 use crate::encoding;
 use crate::excerpt::excerpt;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::place::Place;
 
+/// The body's text, from UTF-8 or UTF-16.
 pub(super) fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
-    encoding::decode(body).map_err(|error| ApiError::malformed(format!("the body is {error}")))
+    encoding::decode(body)
+        .map_err(|error| ApiError::malformed(ErrorCode::NotJson, format!("the body is {error}")))
 }
 
-/// The raw JSON of fields of the body's object; where one stands twice, the last.
+/// The raw JSON of fields of the body's object. Of a repeated field the last one counts.
 pub(super) fn fields<'a, const N: usize>(
     text: &'a str,
     names: [&'static str; N],
@@ -25,50 +28,50 @@ pub(super) fn fields<'a, const N: usize>(
     Ok(object(text, names, example)?.known)
 }
 
-/// As [`fields`], of an object that must have no others.
+/// As [`fields`], but refuses an object with other fields.
 pub(super) fn only_fields<'a, const N: usize>(
     text: &'a str,
     names: [&'static str; N],
     example: &str,
 ) -> Result<[Option<&'a RawValue>; N], ApiError> {
     let found = object(text, names, example)?;
-    match found.other {
-        None => Ok(found.known),
-        Some(other) => Err(ApiError::unprocessable(format!(
-            "there is no field {}; there are {}",
-            excerpt(other.get()),
-            names.join(", ")
-        ))),
-    }
+    let Some(unknown) = found.unknown else {
+        return Ok(found.known);
+    };
+    let key = excerpt(unknown.get());
+    let message = format!("there is no field {key}; there are {}", names.join(", "));
+    let place = Place::field(key.trim_matches('"').to_owned());
+    Err(ApiError::unprocessable(ErrorCode::UnknownField, message).at(place))
 }
 
 fn object<'a, const N: usize>(
     text: &'a str,
     names: [&'static str; N],
     example: &str,
-) -> Result<Found<'a, N>, ApiError> {
+) -> Result<Fields<'a, N>, ApiError> {
     if !text.trim_ascii_start().starts_with('{') {
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| not_json(&error))?;
-        let shown = shown(raw);
-        return Err(ApiError::unprocessable(format!(
-            "the body must be an object such as {example}, got {shown}"
-        )));
+        let got = excerpt_of(raw);
+        return Err(ApiError::unprocessable(
+            ErrorCode::WrongType,
+            format!("the body must be an object such as {example}, got {got}"),
+        ));
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_map(Fields(&names))
+    json.deserialize_map(FieldsVisitor(&names))
         .and_then(|found| json.end().map(|()| found))
         .map_err(|error| not_json(&error))
 }
 
-/// The raw JSON of an object's fields by their names, as many as are there; `None` for what is no
-/// object.
+/// The raw JSON of an object's fields by their names, in the order of `names`. `None` for JSON that
+/// is no object.
 pub(super) fn fields_of<'a>(
     raw: &'a RawValue,
     names: &[String],
 ) -> Option<Vec<Option<&'a RawValue>>> {
-    struct Named<'n>(HashMap<&'n str, usize>);
+    struct ByName<'n>(HashMap<&'n str, usize>);
 
-    impl<'de> Visitor<'de> for Named<'_> {
+    impl<'de> Visitor<'de> for ByName<'_> {
         type Value = Vec<Option<&'de RawValue>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,7 +81,7 @@ pub(super) fn fields_of<'a>(
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut found = vec![None; self.0.len()];
             while let Some(key) = map.next_key::<&RawValue>()? {
-                match name_of(key).and_then(|name| self.0.get(&*name)) {
+                match unquote(key).and_then(|name| self.0.get(&*name)) {
                     Some(&field) => found[field] = Some(map.next_value()?),
                     None => drop(map.next_value::<IgnoredAny>()?),
                 }
@@ -87,43 +90,50 @@ pub(super) fn fields_of<'a>(
         }
     }
 
-    let names = names.iter().enumerate();
-    let names = names.map(|(i, name)| (name.as_str(), i)).collect();
+    let positions = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| (name.as_str(), i))
+        .collect();
     let mut json = serde_json::Deserializer::from_str(raw.get());
-    json.deserialize_map(Named(names)).ok()
+    json.deserialize_map(ByName(positions)).ok()
 }
 
-pub(super) fn missing(field: &str, example: &str) -> ApiError {
-    ApiError::unprocessable(format!(
-        "the field {field} is missing; the body must be an object such as {example}"
-    ))
+pub(super) fn missing(field: &'static str, example: &str) -> ApiError {
+    ApiError::unprocessable(
+        ErrorCode::MissingField,
+        format!("the field {field} is missing; the body must be an object such as {example}"),
+    )
+    .at(field)
 }
 
-/// What an object holds: the fields looked for, and the key of one more.
-struct Found<'a, const N: usize> {
+/// The fields of an object: the known ones, and the key of an unknown one.
+struct Fields<'a, const N: usize> {
     known: [Option<&'a RawValue>; N],
-    other: Option<&'a RawValue>,
+    unknown: Option<&'a RawValue>,
 }
 
-struct Fields<'n, const N: usize>(&'n [&'static str; N]);
+struct FieldsVisitor<'n, const N: usize>(&'n [&'static str; N]);
 
-impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
-    type Value = Found<'de, N>;
+impl<'de, const N: usize> Visitor<'de> for FieldsVisitor<'_, N> {
+    type Value = Fields<'de, N>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = Found {
+        let mut found = Fields {
             known: [None; N],
-            other: None,
+            unknown: None,
         };
         while let Some(key) = map.next_key::<&RawValue>()? {
-            match self.0.iter().position(|name| is_name(key, name)) {
+            let unquoted = unquote(key);
+            let known = |name: &&str| unquoted.as_deref() == Some(*name);
+            match self.0.iter().position(known) {
                 Some(field) => found.known[field] = Some(map.next_value()?),
                 None => {
-                    found.other = Some(key);
+                    found.unknown = Some(key);
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -132,13 +142,9 @@ impl<'de, const N: usize> Visitor<'de> for Fields<'_, N> {
     }
 }
 
-/// Whether a key is the one looked for.
-fn is_name(key: &RawValue, name: &str) -> bool {
-    name_of(key).is_some_and(|key| key == name)
-}
-
-/// What a key says; `None` for what Rust has no text for, but Python lets pass.
-fn name_of(key: &RawValue) -> Option<Cow<'_, str>> {
+/// The text of a key. `None` for one with a lone surrogate, which Python accepts and Rust's strings
+/// cannot hold.
+fn unquote(key: &RawValue) -> Option<Cow<'_, str>> {
     let key = key.get();
     if key.contains('\\') {
         serde_json::from_str(key).ok().map(Cow::Owned)
@@ -147,53 +153,64 @@ fn name_of(key: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The items of an array; `None` for what is no array.
+/// The items of an array; `None` for JSON that is no array.
 pub(super) fn items(raw: &RawValue) -> Option<Vec<&RawValue>> {
-    // What is not raw JSON of the body was refused before, so nothing but the kind can be wrong.
+    // Raw values are valid JSON, so only the type can be wrong.
     serde_json::from_str(raw.get()).ok()
 }
 
-/// Why a piece of JSON is no number to Python's `float`, or none that can be judged.
+/// Why Python's `float` rejects a JSON value, or the forest its result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum NumberError {
-    /// Of another kind.
+    /// It is no number.
     WrongType,
-    /// A JSON number beyond the range of `f64`.
+    /// It is text that reads as infinity or NaN.
+    NotFinite,
+    /// It is a JSON number beyond the range of `f64`.
     TooLarge,
 }
 
 impl NumberError {
-    pub(super) fn at(self, field: &str, raw: &RawValue) -> ApiError {
-        let shown = shown(raw);
+    pub(super) fn at(self, place: Place, raw: &RawValue) -> ApiError {
+        self.response(&place, raw.get()).at(place)
+    }
+
+    /// The error response for `json` at a place.
+    pub(super) fn response(self, place: impl fmt::Display, json: &str) -> ApiError {
+        let message = format!("{place} must be a finite number, got {}", excerpt(json));
         match self {
-            Self::WrongType => {
-                ApiError::unprocessable(format!("{field} must be a finite number, got {shown}"))
-            }
-            Self::TooLarge => ApiError::malformed(format!(
-                "{field} must be a finite number, got {shown}, which is beyond the range of a double"
-            )),
+            Self::WrongType => ApiError::unprocessable(ErrorCode::WrongType, message),
+            Self::NotFinite => ApiError::unprocessable(ErrorCode::NotFinite, message),
+            Self::TooLarge => ApiError::malformed(
+                ErrorCode::NotFinite,
+                format!("{message}, which is beyond the range of a double"),
+            ),
         }
     }
 }
 
-/// Reads what `float(json.loads(…))` reads: a number, true and false as 1 and 0, or text that
+/// Parses what `float(json.loads(…))` accepts: a number, true and false as 1 and 0, or text that
 /// holds a number, since MQTT payloads often arrive as text.
 pub(super) fn number(raw: &RawValue) -> Result<f64, NumberError> {
-    let text = raw.get();
-    match text.as_bytes() {
+    number_from(raw.get())
+}
+
+/// As [`number`], from valid JSON.
+pub(super) fn number_from(json: &str) -> Result<f64, NumberError> {
+    match json.as_bytes() {
         [b'-' | b'0'..=b'9', ..] => {
-            let value: f64 = text.parse().map_err(|_| NumberError::WrongType)?;
+            let value: f64 = json.parse().map_err(|_| NumberError::WrongType)?;
             if !value.is_finite() {
                 return Err(NumberError::TooLarge);
             }
-            // To Python -0 is a whole number, and those have no negative zero.
-            let whole = !text.contains(['.', 'e', 'E']);
+            // To Python -0 is a whole number, and whole numbers have no negative zero.
+            let whole = !json.contains(['.', 'e', 'E']);
             Ok(if whole && value == 0.0 { 0.0 } else { value })
         }
         [b'"', ..] => {
             let text: Cow<'_, str> =
-                serde_json::from_str(text).map_err(|_| NumberError::WrongType)?;
-            number_in_text(&text).ok_or(NumberError::WrongType)
+                serde_json::from_str(json).map_err(|_| NumberError::WrongType)?;
+            number_in_text(&text)
         }
         b"true" => Ok(1.0),
         b"false" => Ok(0.0),
@@ -201,40 +218,66 @@ pub(super) fn number(raw: &RawValue) -> Result<f64, NumberError> {
     }
 }
 
-/// Python's `float(text)` where the result is finite: white space around and underscores between
-/// digits are allowed.
-fn number_in_text(text: &str) -> Option<f64> {
+/// Python's `float(text)` where the result is finite. Surrounding white space, and underscores
+/// between digits, are allowed.
+fn number_in_text(text: &str) -> Result<f64, NumberError> {
     let text = text.trim();
-    let value: f64 = if text.contains('_') {
+    let parsed = if text.contains('_') {
         let bytes = text.as_bytes();
-        let digit = |at: Option<usize>| {
+        let is_digit = |at: Option<usize>| {
             at.and_then(|at| bytes.get(at))
                 .is_some_and(u8::is_ascii_digit)
         };
         let between_digits = (0..bytes.len())
             .filter(|&at| bytes[at] == b'_')
-            .all(|at| digit(at.checked_sub(1)) && digit(Some(at + 1)));
+            .all(|at| is_digit(at.checked_sub(1)) && is_digit(Some(at + 1)));
         if !between_digits {
-            return None;
+            return Err(NumberError::WrongType);
         }
-        text.replace('_', "").parse().ok()?
+        text.replace('_', "").parse()
     } else {
-        text.parse().ok()?
+        text.parse()
     };
-    value.is_finite().then_some(value)
+    match parsed {
+        Ok(value) if f64::is_finite(value) => Ok(value),
+        Ok(_) => Err(NumberError::NotFinite),
+        Err(_) => Err(NumberError::WrongType),
+    }
 }
 
-pub(super) fn shown(raw: &RawValue) -> Cow<'_, str> {
+/// The code for a value that is no whole number of the expected range.
+pub(super) fn number_code(raw: &RawValue) -> ErrorCode {
+    match number(raw) {
+        Ok(_) if !raw.get().starts_with('"') => ErrorCode::OutOfBounds,
+        _ => ErrorCode::WrongType,
+    }
+}
+
+pub(super) fn unexpected(
+    code: ErrorCode,
+    field: &'static str,
+    expected: &str,
+    raw: &RawValue,
+) -> ApiError {
+    let got = excerpt_of(raw);
+    ApiError::unprocessable(code, format!("{field}: {expected}, got {got}")).at(field)
+}
+
+pub(super) fn excerpt_of(raw: &RawValue) -> Cow<'_, str> {
     excerpt(raw.get())
 }
 
-pub(super) fn not_a_list(field: &str, raw: &RawValue) -> ApiError {
-    let shown = shown(raw);
-    ApiError::unprocessable(format!("{field} must be a list of numbers, got {shown}"))
+pub(super) fn not_a_list(field: &'static str, raw: &RawValue) -> ApiError {
+    let got = excerpt_of(raw);
+    ApiError::unprocessable(
+        ErrorCode::WrongType,
+        format!("{field} must be a list of numbers, got {got}"),
+    )
+    .at(field)
 }
 
-pub(super) fn not_json(error: &serde_json::Error) -> ApiError {
-    ApiError::malformed(format!("the body is not JSON: {error}"))
+fn not_json(error: &serde_json::Error) -> ApiError {
+    ApiError::malformed(ErrorCode::NotJson, format!("the body is not JSON: {error}"))
 }
 
 #[cfg(test)]
@@ -255,25 +298,23 @@ mod tests {
             ("1_000.2_5", 1000.25),
         ] {
             let read = number_in_text(text).map(f64::to_bits);
-            assert_eq!(read, Some(value.to_bits()), "{text:?}");
+            assert_eq!(read, Ok(value.to_bits()), "{text:?}");
         }
         for text in [
-            "",
-            " ",
-            "abc",
-            "2,5",
-            "0x10",
-            "nan",
-            "inf",
-            "-Infinity",
-            "1e400",
-            "1__0",
-            "_1",
-            "1_",
-            "1_.5",
-            "2 5",
+            "", " ", "abc", "2,5", "0x10", "1__0", "_1", "1_", "1_.5", "2 5",
         ] {
-            assert_eq!(number_in_text(text), None, "{text:?}");
+            assert_eq!(
+                number_in_text(text),
+                Err(NumberError::WrongType),
+                "{text:?}"
+            );
+        }
+        for text in ["nan", "inf", "-Infinity", "1e400"] {
+            assert_eq!(
+                number_in_text(text),
+                Err(NumberError::NotFinite),
+                "{text:?}"
+            );
         }
     }
 }

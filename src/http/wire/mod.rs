@@ -1,18 +1,21 @@
-//! The JSON of requests and answers.
+//! The JSON of requests and responses.
 //!
-//! * `json`: JSON as Python reads it
-//! * `question`: the bodies of /predict
-//! * `training`: the bodies of /retrain
-//! * `answer`: all that is answered but errors
+//! * `json`: JSON values as Python reads them
+//! * `predict_request`, `retrain_request`, `rollback_request`: request bodies
+//! * `samples`: the readings of a retrain
+//! * `response`: response bodies but errors
 
 mod json;
 mod predict_request;
 mod response;
 mod retrain_request;
+mod rollback_request;
+mod samples;
 
 pub(super) use predict_request::{PredictRequest, parse_rows, parse_values};
 pub(super) use response::{
     ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Reading,
     prediction, predictions, retrained,
 };
-pub(super) use retrain_request::{check_size, parse_flask_retrain, parse_retrain, parse_rollback};
+pub(super) use retrain_request::{parse_flask_retrain, parse_retrain};
+pub(super) use rollback_request::parse_rollback;

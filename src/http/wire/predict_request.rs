@@ -1,41 +1,41 @@
-//! The body of a question: one reading, or many.
+//! The body of a prediction: one reading, or many.
 
 use serde_json::value::RawValue;
 
 use super::json::{self, NumberError};
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::limits::MAX_VALUES;
+use crate::http::place::Place;
 
-/// The most readings in one request. Those of one feature are judged between other requests, in a few
-/// milliseconds.
-const MAX_VALUES: usize = 10_000;
-
-/// What is to be judged; `R` is a reading.
+/// A request for predictions; `R` is a reading.
 #[derive(Debug, PartialEq)]
 pub(in crate::http) enum PredictRequest<R> {
-    /// `{"value": …}`, as of server.py.
+    /// `{"value": …}`, as server.py takes it.
     One(R),
     /// `{"values": […]}`, which server.py does not know.
     Many(Vec<R>),
 }
 
 impl<R> PredictRequest<R> {
-    /// The same question of readings in another form.
-    pub(in crate::http) fn map<S>(self, form: impl Fn(R) -> S) -> PredictRequest<S> {
+    /// The same request with its readings converted.
+    pub(in crate::http) fn map<S>(self, convert: impl Fn(R) -> S) -> PredictRequest<S> {
         match self {
-            Self::One(reading) => PredictRequest::One(form(reading)),
-            Self::Many(readings) => PredictRequest::Many(readings.into_iter().map(form).collect()),
+            Self::One(reading) => PredictRequest::One(convert(reading)),
+            Self::Many(readings) => {
+                PredictRequest::Many(readings.into_iter().map(convert).collect())
+            }
         }
     }
 }
 
-/// Reads a question about numbers. `value` counts where both stand.
+/// Parses a request whose readings are numbers.
 pub(in crate::http) fn parse_values(body: &[u8]) -> Result<PredictRequest<f64>, ApiError> {
-    parse_predict_request(body, r#"{"value": 2.5}"#, |raw, field| {
-        json::number(raw).map_err(|problem| problem.at(&field(), raw))
+    parse(body, r#"{"value": 2.5}"#, |raw, place| {
+        json::number(raw).map_err(|error| error.at(place, raw))
     })
 }
 
-/// Reads a question about readings of a model with these features, named or not.
+/// Parses a request for a model of `features` features, which have `names` or none.
 pub(in crate::http) fn parse_rows(
     body: &[u8],
     features: usize,
@@ -45,21 +45,20 @@ pub(in crate::http) fn parse_rows(
         1 => r#"{"value": 2.5}"#,
         _ => r#"{"value": [2.5, 3.5]}"#,
     };
-    parse_predict_request(body, example, |raw, field| {
-        parse_row(raw, field, features, names)
+    parse(body, example, |raw, place| {
+        parse_row(raw, place, features, names)
     })
 }
 
-/// Reads one reading; `field` is where it stands.
+/// Parses one reading: a list, an object by the features' names, or a number for one feature.
 pub(super) fn parse_row(
     raw: &RawValue,
-    field: &dyn Fn() -> String,
+    place: Place,
     features: usize,
     names: &[String],
 ) -> Result<Vec<f64>, ApiError> {
-    let number = |raw: &RawValue, place: &dyn Fn() -> String| {
-        json::number(raw).map_err(|problem| problem.at(&place(), raw))
-    };
+    let number =
+        |raw: &RawValue, place: Place| json::number(raw).map_err(|error| error.at(place, raw));
     let expected = || match (features, names) {
         (1, []) => "1 number".to_owned(),
         (1, names) => format!("1 number, {}", names[0]),
@@ -70,75 +69,80 @@ pub(super) fn parse_row(
         [b'[', ..] => {
             let items = json::items(raw).unwrap_or_default();
             if items.len() != features {
-                return Err(ApiError::unprocessable(format!(
-                    "{} must be {}; got {}",
-                    field(),
-                    expected(),
-                    items.len()
-                )));
+                let message = format!("{place} must be {}; got {}", expected(), items.len());
+                return Err(ApiError::unprocessable(ErrorCode::WrongWidth, message).at(place));
             }
-            let items = items.into_iter().enumerate();
             items
-                .map(|(i, item)| number(item, &|| format!("{}[{i}]", field())))
+                .into_iter()
+                .enumerate()
+                .map(|(i, item)| number(item, place.feature(i)))
                 .collect()
         }
-        [b'{', ..] if !names.is_empty() => {
-            let found = json::fields_of(raw, names).unwrap_or_default();
-            let found = found.into_iter().zip(names);
-            found
-                .map(|(item, name)| match item {
-                    Some(item) => number(item, &|| format!("{}.{name}", field())),
-                    None => Err(ApiError::unprocessable(format!(
-                        "{} must have a number for each of the {features} features {}; {name} \
-                         is missing",
-                        field(),
+        [b'{', ..] if !names.is_empty() => json::fields_of(raw, names)
+            .unwrap_or_default()
+            .into_iter()
+            .zip(names)
+            .map(|(item, name)| match item {
+                Some(item) => number(item, place.feature_name(name)),
+                None => Err(ApiError::unprocessable(
+                    ErrorCode::MissingField,
+                    format!(
+                        "{place} must have a number for each of the {features} features {}; \
+                         {name} is missing",
                         listed(names)
-                    ))),
-                })
-                .collect()
+                    ),
+                )
+                .at(place.feature_name(name))),
+            })
+            .collect(),
+        _ if features == 1 => Ok(vec![number(raw, place)?]),
+        _ => {
+            let code = match json::number(raw) {
+                Err(error @ NumberError::TooLarge) => return Err(error.at(place, raw)),
+                Err(_) => ErrorCode::WrongType,
+                Ok(_) => ErrorCode::WrongWidth,
+            };
+            let got = json::excerpt_of(raw);
+            let message = format!("{place} must be {}, got {got}", expected());
+            Err(ApiError::unprocessable(code, message).at(place))
         }
-        _ if features == 1 => Ok(vec![number(raw, field)?]),
-        _ => match json::number(raw) {
-            Err(problem @ NumberError::TooLarge) => Err(problem.at(&field(), raw)),
-            _ => Err(ApiError::unprocessable(format!(
-                "{} must be {}, got {}",
-                field(),
-                expected(),
-                json::shown(raw)
-            ))),
-        },
     }
 }
 
-/// The names of features in an error, which need not show a thousand.
+/// Feature names for an error message, which need not show a thousand.
 fn listed(names: &[String]) -> String {
-    const MOST: usize = 16;
-    let more = if names.len() > MOST { ", …" } else { "" };
-    let names = &names[..names.len().min(MOST)];
+    const MAX_LISTED: usize = 16;
+    let more = if names.len() > MAX_LISTED {
+        ", …"
+    } else {
+        ""
+    };
+    let names = &names[..names.len().min(MAX_LISTED)];
     format!("{}{more}", names.join(", "))
 }
 
-fn parse_predict_request<R>(
+/// Parses `value`, or else `values`.
+fn parse<R>(
     body: &[u8],
     example: &str,
-    reading: impl Fn(&RawValue, &dyn Fn() -> String) -> Result<R, ApiError>,
+    parse_reading: impl Fn(&RawValue, Place) -> Result<R, ApiError>,
 ) -> Result<PredictRequest<R>, ApiError> {
     let text = json::decode(body)?;
     match json::fields(&text, ["value", "values"], example)? {
-        [Some(raw), _] => Ok(PredictRequest::One(reading(raw, &|| "value".to_owned())?)),
+        [Some(raw), _] => Ok(PredictRequest::One(parse_reading(raw, "value".into())?)),
         [None, Some(raw)] => {
             let items = json::items(raw).ok_or_else(|| json::not_a_list("values", raw))?;
             let count = items.len();
             if count > MAX_VALUES {
-                return Err(ApiError::unprocessable(format!(
-                    "values must hold at most {MAX_VALUES} numbers, got {count}"
-                )));
+                let message = format!("values must hold at most {MAX_VALUES} numbers, got {count}");
+                return Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("values"));
             }
-            let items = items.into_iter().enumerate();
-            let readings: Result<_, _> = items
-                .map(|(i, raw)| reading(raw, &|| format!("values[{i}]")))
-                .collect();
-            Ok(PredictRequest::Many(readings?))
+            items
+                .into_iter()
+                .enumerate()
+                .map(|(i, raw)| parse_reading(raw, Place::item("values", i)))
+                .collect::<Result<_, _>>()
+                .map(PredictRequest::Many)
         }
         [None, None] => Err(json::missing("value", example)),
     }

@@ -1,14 +1,15 @@
-//! Answers: server.py's shapes, key order and number format, and those of models by name.
+//! Response bodies: server.py's shapes, key order and number format, and those of models by name.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::detector::{OutOfRange, Prediction};
+use crate::http::place::Place;
 use crate::registry::ServedModel;
 use crate::store::ModelName;
 
-/// A reading, or its scaled values: a number, or a list of them.
+/// A reading, or its scaled values: a number, or a list of numbers.
 pub(in crate::http) trait Reading {
     /// Writes it as JSON.
     fn push(&self, body: &mut String);
@@ -16,8 +17,8 @@ pub(in crate::http) trait Reading {
     /// The value of a feature.
     fn value(&self, feature: usize) -> f64;
 
-    /// How that value is named, of a reading that stands in `field`.
-    fn place(field: &str, feature: usize) -> String;
+    /// The place of that value, where the reading's is `place`.
+    fn place(place: Place, feature: usize) -> Place;
 }
 
 impl Reading for f64 {
@@ -29,8 +30,8 @@ impl Reading for f64 {
         *self
     }
 
-    fn place(field: &str, _: usize) -> String {
-        field.to_owned()
+    fn place(place: Place, _: usize) -> Place {
+        place
     }
 }
 
@@ -50,12 +51,12 @@ impl Reading for Vec<f64> {
         self.get(feature).copied().unwrap_or(f64::NAN)
     }
 
-    fn place(field: &str, feature: usize) -> String {
-        format!("{field}[{feature}]")
+    fn place(place: Place, feature: usize) -> Place {
+        place.feature(feature)
     }
 }
 
-/// The answer to one reading.
+/// The response to one reading.
 pub(in crate::http) fn prediction<R: Reading>(reading: &R, prediction: &Prediction<R>) -> Vec<u8> {
     let mut body = String::with_capacity(160);
     push_prediction(&mut body, reading, prediction);
@@ -63,7 +64,7 @@ pub(in crate::http) fn prediction<R: Reading>(reading: &R, prediction: &Predicti
     body.into_bytes()
 }
 
-/// The answer to many readings.
+/// The response to many readings.
 pub(in crate::http) fn predictions<R: Reading>(
     readings: &[R],
     judged: &[Prediction<R>],
@@ -103,13 +104,13 @@ fn push_prediction<R: Reading>(body: &mut String, reading: &R, prediction: &Pred
     });
 }
 
-/// The answer of server.py's /retrain.
+/// The response of server.py's /retrain.
 pub(in crate::http) fn retrained(samples_used: usize) -> Vec<u8> {
     format!("{{\"message\":\"Model retrained successfully\",\"samples_used\":{samples_used}}}\n")
         .into_bytes()
 }
 
-/// A model in a list of all.
+/// A model in the list of all models.
 #[derive(Debug, Serialize)]
 pub(in crate::http) struct ModelSummary {
     name: String,
@@ -120,14 +121,14 @@ pub(in crate::http) struct ModelSummary {
 }
 
 impl ModelSummary {
-    pub(in crate::http) fn new(name: &ModelName, served: &ServedModel) -> Self {
-        let forest = served.detector.forest();
+    pub(in crate::http) fn new(name: &ModelName, model: &ServedModel) -> Self {
+        let forest = model.detector.forest();
         Self {
             name: name.to_string(),
             features: forest.n_features(),
             samples_used: forest.n_samples(),
-            trained_at: time(served),
-            version: served.version_number(),
+            trained_at: time(model),
+            version: model.version_number(),
         }
     }
 }
@@ -138,7 +139,7 @@ pub(in crate::http) struct ModelList {
     pub(in crate::http) models: Vec<ModelSummary>,
 }
 
-/// What is known of a model.
+/// The description of a model.
 #[derive(Debug, Serialize)]
 pub(in crate::http) struct ModelInfo {
     name: String,
@@ -161,11 +162,11 @@ pub(in crate::http) struct ModelInfo {
 }
 
 impl ModelInfo {
-    pub(in crate::http) fn new(name: &ModelName, served: &ServedModel) -> Self {
-        let detector = &served.detector;
+    pub(in crate::http) fn new(name: &ModelName, model: &ServedModel) -> Self {
+        let detector = &model.detector;
         let forest = detector.forest();
         let ranges = detector.normal_ranges();
-        let names = &served.feature_names;
+        let names = &model.feature_names;
         Self {
             name: name.to_string(),
             features: forest.n_features(),
@@ -176,27 +177,27 @@ impl ModelInfo {
             max_samples: forest.max_samples(),
             random_state: forest.random_state(),
             threshold: forest.threshold(),
-            out_of_range: served.out_of_range,
-            out_of_range_margin: served.out_of_range_margin,
-            trained_at: time(served),
-            version: served.version_number(),
-            restored_from: served.restored_from,
+            out_of_range: model.out_of_range,
+            out_of_range_margin: model.out_of_range_margin,
+            trained_at: time(model),
+            version: model.version_number(),
+            restored_from: model.restored_from,
             training_ranges: {
                 let ranges = detector.training_ranges().iter();
                 ranges.map(|range| [range.low, range.high]).collect()
             },
             normal_ranges: ranges
                 .map(|ranges| ranges.iter().map(|range| [range.low, range.high]).collect()),
-            warnings: served.warnings(),
+            warnings: model.warnings(),
         }
     }
 }
 
-fn time(served: &ServedModel) -> String {
-    humantime::format_rfc3339_seconds(served.trained_at).to_string()
+fn time(model: &ServedModel) -> String {
+    humantime::format_rfc3339_seconds(model.trained_at).to_string()
 }
 
-/// The answer to a retrain or a rollback of a model.
+/// The response to a retrain or a rollback of a model by name.
 #[derive(Debug, Serialize)]
 pub(in crate::http) struct ModelChanged {
     message: &'static str,
@@ -212,20 +213,20 @@ impl ModelChanged {
     pub(in crate::http) fn new(
         message: &'static str,
         name: &ModelName,
-        served: &ServedModel,
+        model: &ServedModel,
     ) -> Self {
         Self {
             message,
             name: name.to_string(),
-            restored_from: served.restored_from,
-            samples_used: served.detector.forest().n_samples(),
-            version: served.version_number(),
-            warnings: served.warnings(),
+            restored_from: model.restored_from,
+            samples_used: model.detector.forest().n_samples(),
+            version: model.version_number(),
+            warnings: model.warnings(),
         }
     }
 }
 
-/// The answer to a deletion.
+/// The response to a deletion.
 #[derive(Debug, Serialize)]
 pub(in crate::http) struct ModelDeleted {
     pub(in crate::http) message: &'static str,
@@ -265,7 +266,7 @@ fn push_float(out: &mut String, value: f64) {
 mod tests {
     use super::*;
 
-    // Answers are compared with server.py's as text, so numbers must be written as Python does.
+    // Responses must equal server.py's as text, so numbers are written as Python writes them.
     #[test]
     fn floats_are_written_as_python_writes_them() {
         for (value, text) in [

@@ -1,0 +1,57 @@
+//! `POST /retrain` and `POST /models/{name}/retrain`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use super::body::{JSON, Json, JsonBody};
+use super::error::ApiError;
+use super::limits::{MAX_RETRAIN_BODY, check_forest_size};
+use super::models::Name;
+use super::state::AppState;
+use super::wire::{self, ModelChanged};
+use crate::registry::{ServedModel, TrainingRequest};
+use crate::store::ModelName;
+
+// Bodies are parsed on the training worker: millions of numbers take their time, and predictions on
+// the serving thread must not wait for them, nor may a later retrain overtake an earlier one.
+
+pub(super) async fn retrain_default(
+    State(app): State<Arc<AppState>>,
+    JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
+) -> Result<Response, ApiError> {
+    let name = ModelName::default_model();
+    let server = app.registry.config().params.clone();
+    let size = body.len();
+    let parse = move |model: Option<&ServedModel>| match model {
+        Some(model) if model.detector.forest().n_features() > 1 => {
+            wire::parse_retrain(&body, Some(model), &server)
+        }
+        model => {
+            let training = TrainingRequest {
+                samples: wire::parse_flask_retrain(&body)?,
+                feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
+                settings: model.map_or_else(Default::default, |model| model.settings.clone()),
+            };
+            check_forest_size(&training.settings, &server, training.samples.dim())?;
+            Ok(training)
+        }
+    };
+    let model = app.registry.retrain(&name, size, parse).await?;
+    let samples_used = model.detector.forest().n_samples();
+    Ok(([JSON], wire::retrained(samples_used)).into_response())
+}
+
+pub(super) async fn retrain_named(
+    State(app): State<Arc<AppState>>,
+    Name(name): Name,
+    JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
+) -> Result<Json<ModelChanged>, ApiError> {
+    let server = app.registry.config().params.clone();
+    let size = body.len();
+    let parse = move |model: Option<&ServedModel>| wire::parse_retrain(&body, model, &server);
+    let model = app.registry.retrain(&name, size, parse).await?;
+    let message = "Model retrained successfully";
+    Ok(Json(ModelChanged::new(message, &name, &model)))
+}

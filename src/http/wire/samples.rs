@@ -1,0 +1,236 @@
+//! The readings of a retrain.
+
+use std::fmt::Write as _;
+
+use ndarray::{Array1, Array2, Axis};
+use serde_json::value::RawValue;
+
+use super::json::{self, NumberError};
+use super::predict_request::parse_row;
+use crate::excerpt::excerpt;
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::limits::{MAX_FEATURES, MAX_NESTING};
+use crate::http::place::Place;
+
+/// Parses one row per reading. The first reading sets the number of features where it is not known.
+pub(super) fn parse_samples(
+    raw: &RawValue,
+    features: Option<usize>,
+    names: &[String],
+) -> Result<Array2<f64>, ApiError> {
+    let items = json::items(raw).ok_or_else(|| json::not_a_list("samples", raw))?;
+    let Some(first) = items.first() else {
+        let message = "samples must hold at least one reading, got []";
+        return Err(ApiError::unprocessable(ErrorCode::TooFew, message).at("samples"));
+    };
+    let features = features.unwrap_or_else(|| json::items(first).map_or(1, |first| first.len()));
+    if features > MAX_FEATURES {
+        let message =
+            format!("samples[0] must have at most {MAX_FEATURES} numbers, got {features}");
+        return Err(
+            ApiError::unprocessable(ErrorCode::TooMany, message).at(Place::item("samples", 0))
+        );
+    }
+    if first.get().starts_with('{') && names.is_empty() {
+        let got = json::excerpt_of(first);
+        let message = format!(
+            "samples[0] must be a number or a list of numbers, got {got}; to send objects, name \
+             the fields that are features in feature_names"
+        );
+        return Err(
+            ApiError::unprocessable(ErrorCode::WrongType, message).at(Place::item("samples", 0))
+        );
+    }
+    // The claimed size is not checked yet, so reserve no more than the body can hold.
+    let numbers = items.len().saturating_mul(features);
+    let mut values = Vec::with_capacity(numbers.min(raw.get().len() / 2));
+    for (i, item) in items.iter().enumerate() {
+        values.extend(parse_row(item, Place::item("samples", i), features, names)?);
+    }
+    Array2::from_shape_vec((items.len(), features), values).map_err(|error| {
+        ApiError::unprocessable(ErrorCode::WrongWidth, format!("samples: {error}")).at("samples")
+    })
+}
+
+/// Parses the samples of server.py's /retrain: a number, or arrays of any even nesting, which are
+/// flattened as numpy does. One row per number.
+pub(super) fn parse_flat_samples(raw: &RawValue) -> Result<Array2<f64>, ApiError> {
+    let mut samples = FlatSamples {
+        // As many numbers as the text can hold: growing step by step would copy millions, and need
+        // twice the memory for a moment.
+        values: Vec::with_capacity(raw.get().len() / 2),
+        ..FlatSamples::default()
+    };
+    samples.parse(raw)?;
+    if samples.values.is_empty() {
+        let got = json::excerpt_of(raw);
+        let message = format!("samples must hold at least one number, got {got}");
+        return Err(ApiError::unprocessable(ErrorCode::TooFew, message).at("samples"));
+    }
+    if samples.has_text && samples.has_bool {
+        let message = "samples must not mix text with true and false";
+        return Err(ApiError::unprocessable(ErrorCode::WrongType, message).at("samples"));
+    }
+    Ok(Array1::from(samples.values).insert_axis(Axis(1)))
+}
+
+/// The numbers of nested arrays, in one pass over their text.
+#[derive(Default)]
+struct FlatSamples {
+    values: Vec<f64>,
+    /// The length of the arrays at each depth, once one has ended.
+    shape: Vec<Option<usize>>,
+    /// How deep the numbers lie, once there is one.
+    depth: Option<usize>,
+    /// The open arrays, from the outermost.
+    open: Vec<OpenArray>,
+    has_text: bool,
+    has_bool: bool,
+}
+
+struct OpenArray {
+    /// Where it begins in the text.
+    start: usize,
+    /// The index of its current item.
+    index: usize,
+}
+
+impl FlatSamples {
+    fn parse(&mut self, raw: &RawValue) -> Result<(), ApiError> {
+        let text = raw.get();
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match byte {
+                b'[' => self.open(text, at)?,
+                b']' => self.close(text, at)?,
+                b',' => {
+                    if let Some(array) = self.open.last_mut() {
+                        array.index += 1;
+                    }
+                }
+                b' ' | b'\t' | b'\n' | b'\r' => {}
+                _ => {
+                    let value = &text[at..at + value_length(&bytes[at..])];
+                    self.push(raw, value)?;
+                    at += value.len();
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, text: &str, start: usize) -> Result<(), ApiError> {
+        let depth = self.open.len();
+        if depth == MAX_NESTING {
+            let message = format!("samples must not be nested deeper than {MAX_NESTING} arrays");
+            return Err(ApiError::unprocessable(ErrorCode::OutOfBounds, message).at("samples"));
+        }
+        if self.depth.is_some_and(|numbers| numbers <= depth) {
+            let array = &text[start..];
+            return Err(self.uneven(&array[..nested_length(array.as_bytes())]));
+        }
+        self.open.push(OpenArray { start, index: 0 });
+        Ok(())
+    }
+
+    fn close(&mut self, text: &str, end: usize) -> Result<(), ApiError> {
+        let Some(OpenArray { start, index }) = self.open.pop() else {
+            return Ok(());
+        };
+        let is_empty = text[start + 1..end].trim_ascii().is_empty();
+        let length = if is_empty { 0 } else { index + 1 };
+        let depth = self.open.len();
+        if self.shape.len() <= depth {
+            self.shape.resize(depth + 1, None);
+        }
+        if *self.shape[depth].get_or_insert(length) != length {
+            return Err(self.uneven(&text[start..=end]));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, raw: &RawValue, value: &str) -> Result<(), ApiError> {
+        let depth = self.open.len();
+        if *self.depth.get_or_insert(depth) != depth {
+            return Err(self.uneven(value));
+        }
+        self.has_text |= value.starts_with('"');
+        self.has_bool |= value.starts_with(['t', 'f']);
+        match json::number_from(value) {
+            Ok(value) => {
+                self.values.push(value);
+                Ok(())
+            }
+            Err(NumberError::WrongType) if depth == 0 => Err(json::not_a_list("samples", raw)),
+            Err(error) => Err(error.response(self.place(), value).at(self.json_place())),
+        }
+    }
+
+    fn uneven(&self, got: &str) -> ApiError {
+        let message = format!(
+            "{} has another shape than what stands before it, got {}; samples must be a list of \
+             numbers",
+            self.place(),
+            excerpt(got)
+        );
+        ApiError::unprocessable(ErrorCode::WrongWidth, message).at(self.json_place())
+    }
+
+    /// The place of the current item, with the indices at all depths.
+    fn place(&self) -> String {
+        let mut place = "samples".to_owned();
+        for OpenArray { index, .. } in &self.open {
+            // Writing to a string never fails.
+            let _ = write!(place, "[{index}]");
+        }
+        place
+    }
+
+    /// The same as error responses have it: with the first index alone.
+    fn json_place(&self) -> Place {
+        self.open.first().map_or("samples".into(), |array| {
+            Place::item("samples", array.index)
+        })
+    }
+}
+
+/// The length of the value, other than an array, that valid JSON begins with.
+fn value_length(json: &[u8]) -> usize {
+    match json {
+        [b'"', ..] => string_length(json),
+        [b'{', ..] => nested_length(json),
+        _ => json
+            .iter()
+            .position(|byte| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\n' | b'\r'))
+            .unwrap_or(json.len()),
+    }
+}
+
+/// The length of the string, quotes included, that valid JSON begins with.
+fn string_length(json: &[u8]) -> usize {
+    let mut at = 1;
+    while json[at] != b'"' {
+        at += if json[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
+}
+
+/// The length of the array or object that valid JSON begins with.
+fn nested_length(json: &[u8]) -> usize {
+    let (mut at, mut depth) = (0, 0);
+    loop {
+        match json[at] {
+            b'"' => at += string_length(&json[at..]) - 1,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 {
+            return at;
+        }
+    }
+}
