@@ -1,4 +1,4 @@
-//! The command line and its environment variables, as typed settings. Only `main` knows them.
+//! The command line and its environment variables as typed settings. Only `main` uses them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use iforest_server::forest::{
 };
 use iforest_server::registry::RegistryConfig;
 
-/// The store is not asked more often.
+/// Shortest interval between two polls of the store.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Tells over HTTP whether a reading is an anomaly.
+/// Detects anomalies in sensor readings, over HTTP.
 ///
-/// A drop-in for the Flask and PyOD server.py: POST /predict judges a reading, POST /retrain learns
-/// from new ones. Every option can also be set by the environment variable named beside it.
+/// A drop-in for the Flask and PyOD server.py: POST /predict says whether a reading is an anomaly,
+/// POST /retrain trains on new readings. Every option can also be set by the environment variable
+/// named beside it.
 #[derive(Debug, Clone, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Config {
@@ -30,7 +31,7 @@ pub(crate) struct Config {
     #[arg(long, env = "IFOREST_PORT", default_value_t = 5000)]
     pub(crate) port: u16,
 
-    /// Share of the training readings taken to be anomalies, above 0 and at most 0.5; more of it
+    /// Share of the training readings taken to be anomalies, above 0 and at most 0.5; a larger share
     /// means more alarms
     #[arg(
         long,
@@ -40,7 +41,7 @@ pub(crate) struct Config {
     )]
     contamination: f64,
 
-    /// Number of trees: more of them give steadier scores and take longer
+    /// Number of trees; more trees give steadier scores and take longer
     #[arg(long, env = "IFOREST_N_ESTIMATORS", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=MAX_ESTIMATORS as i64))]
     n_estimators: u32,
@@ -50,19 +51,19 @@ pub(crate) struct Config {
         allow_negative_numbers = true)]
     max_samples: MaxSamples,
 
-    /// Seed for every training: the same readings then give the same model, and the one of PyOD
-    /// with this random_state [default: a new one each time, shown in the log]
+    /// Seed of every training: the same readings then give the same model, equal to PyOD's with this
+    /// random_state [default: a new seed for each training, shown in the log]
     #[arg(long, env = "IFOREST_RANDOM_STATE", allow_negative_numbers = true)]
     pub(crate) random_state: Option<u32>,
 
-    /// File of readings to train the default model on, one per line or a CSV with a column called
-    /// value [default: what is stored, or else 500 synthetic readings between 0 and 5, as in
-    /// server.py]
+    /// File of readings to train the default model on: one per line, or a CSV with a column called
+    /// value [default: load the stored model, or else train on 500 synthetic readings between 0 and
+    /// 5, as server.py does]
     #[arg(long, env = "IFOREST_TRAIN", value_name = "FILE")]
     pub(crate) train: Option<PathBuf>,
 
-    /// Where trained models are kept: a folder, s3://bucket/path, az://container/path,
-    /// gs://bucket/path, or memory: to keep them as long as the server runs
+    /// Where trained models are stored: a folder, s3://bucket/path, az://container/path,
+    /// gs://bucket/path, or memory: to lose them when the server stops
     #[arg(
         long,
         env = "IFOREST_STORE",
@@ -71,34 +72,35 @@ pub(crate) struct Config {
     )]
     pub(crate) store: String,
 
-    /// How many versions of a model are kept to roll back to
+    /// How many versions of each model to keep for rollbacks
     #[arg(long, env = "IFOREST_KEEP_VERSIONS", default_value_t = 5,
         value_parser = clap::value_parser!(u32).range(1..))]
     keep_versions: u32,
 
-    /// How often to look for models that other servers stored in the same place; 0s for only before
-    /// a model is retrained or rolled back
+    /// How often to poll the store for models that other servers stored; 0s polls only before a model
+    /// is retrained or rolled back
     #[arg(long, env = "IFOREST_REFRESH_INTERVAL", value_name = "TIME", default_value = "2s",
         value_parser = humantime::parse_duration)]
     refresh_interval: Duration,
 
-    /// What to say of a reading beyond the range of the training readings: what its score says, as
-    /// PyOD does, or that it is an anomaly
-    #[arg(long, env = "IFOREST_OUT_OF_RANGE", value_enum, default_value_t = Beyond::Score)]
-    out_of_range: Beyond,
+    /// How to predict a reading outside the range of the training readings: by its score, as PyOD
+    /// does, or always as an anomaly
+    #[arg(long, env = "IFOREST_OUT_OF_RANGE", value_enum, default_value_t = OutOfRangeArg::Score)]
+    out_of_range: OutOfRangeArg,
 
-    /// How far beyond, as a share of the width of that range
+    /// How far outside a reading may lie and still be predicted by its score, as a share of the width
+    /// of that range
     #[arg(
         long,
         env = "IFOREST_OUT_OF_RANGE_MARGIN",
         value_name = "SHARE",
         default_value_t = 0.0,
         allow_negative_numbers = true,
-        value_parser = margin
+        value_parser = parse_margin
     )]
     out_of_range_margin: f64,
 
-    /// How much to log; debug shows every request
+    /// How much to log; debug logs every request
     #[arg(
         long,
         env = "IFOREST_LOG_LEVEL",
@@ -108,14 +110,14 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
 }
 
-/// The command line's words for [`OutOfRange`].
+/// [`OutOfRange`] on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Beyond {
+enum OutOfRangeArg {
     Score,
     Anomaly,
 }
 
-fn margin(text: &str) -> Result<f64, String> {
+fn parse_margin(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(margin) if margin.is_finite() && margin >= 0.0 => Ok(margin),
         _ => Err("expected a share of the training range, 0 or greater".to_owned()),
@@ -132,13 +134,13 @@ pub(crate) enum LogLevel {
 }
 
 impl Config {
-    /// What holds for models that have no settings of their own.
+    /// The settings of models that have none of their own.
     pub(crate) fn registry_config(&self) -> Result<RegistryConfig, ParamsError> {
         Ok(RegistryConfig {
             params: self.forest_params()?,
             out_of_range: match self.out_of_range {
-                Beyond::Score => OutOfRange::Score,
-                Beyond::Anomaly => OutOfRange::Anomaly,
+                OutOfRangeArg::Score => OutOfRange::Score,
+                OutOfRangeArg::Anomaly => OutOfRange::Anomaly,
             },
             out_of_range_margin: self.out_of_range_margin,
             keep_versions: self.keep_versions as usize,
@@ -169,7 +171,7 @@ mod tests {
         Config::command().debug_assert();
     }
 
-    // A container or a service file sets variables, not arguments; none may be left out.
+    // Containers and service files set variables, not arguments, so every option needs one.
     #[test]
     fn every_option_has_an_environment_variable_and_a_help_line() {
         for option in Config::command().get_opts() {
@@ -180,7 +182,7 @@ mod tests {
         }
     }
 
-    // The defaults are server.py's, and those of the library.
+    // The defaults are server.py's and the library's.
     #[test]
     fn defaults_are_those_of_server_py() {
         let config = Config::parse_from(["iforest-server"]);

@@ -1,4 +1,4 @@
-//! The command `iforest-server`: reads its settings, trains a first model, serves.
+//! The command `iforest-server`: parses its settings, loads or trains the models, and serves.
 
 #![forbid(unsafe_code)]
 
@@ -22,10 +22,10 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 
-/// How long other servers may take to be told of the last change.
+/// How long a shutdown waits for changes of models to be stored and announced.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many files, connections among them, may be open at the same time.
+/// How many files, connections included, the server asks to have open at a time.
 #[cfg(unix)]
 const MAX_OPEN_FILES: u64 = 65_536;
 
@@ -43,13 +43,13 @@ fn main() -> ExitCode {
 
 fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!("iforest-server {}", env!("CARGO_PKG_VERSION"));
-    // Each connection is a file, and the usual limit is for programs that ask for few. Where the
-    // system does not allow more, it stays.
+    // Each connection is a file, and the usual soft limit suits programs with few. Where the system
+    // does not allow more, the limit stays.
     #[cfg(unix)]
     let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
     let stop = stop_signal()?;
     let options = config.registry_config()?;
-    // Bound before training, so that a port in use is told at once.
+    // Bind before training, so that a port in use is reported at once.
     let listener = bind(&config.host, config.port)?;
     let store = Store::open(&config.store)
         .map_err(|error| format!("cannot use the store {}: {error}", config.store))?;
@@ -84,7 +84,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What a model is trained on that nobody taught yet.
+/// The readings of a first start without training data.
 fn synthetic(random_state: Option<u32>) -> Array2<f64> {
     let seed = random_state.unwrap_or_else(rand::random);
     tracing::info!(
@@ -106,7 +106,7 @@ fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
     })
 }
 
-/// The address to call from this machine: 0.0.0.0 is none.
+/// The address to call from this machine, since 0.0.0.0 cannot be called.
 fn callable(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("localhost:{}", address.port())
@@ -115,14 +115,15 @@ fn callable(address: SocketAddr) -> String {
     }
 }
 
-/// Completes at Ctrl-C, or what a service manager sends. A second one ends the program at once.
+/// Completes at Ctrl-C or SIGTERM. A second signal ends the program at once.
 fn stop_signal() -> Result<impl Future<Output = ()>, ctrlc::Error> {
     let (stop, stopped) = oneshot::channel();
     let mut stop = Some(stop);
     ctrlc::set_handler(move || match stop.take() {
         Some(stop) => {
             tracing::info!("stopping: finishing the requests in flight");
-            // Nobody to tell while the first model is still trained: serving then ends at once.
+            // While the first model is still being trained nobody listens yet; serving then ends
+            // at once.
             let _ = stop.send(());
         }
         None => {

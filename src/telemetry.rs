@@ -1,4 +1,4 @@
-//! What the server tells its operator: log lines on standard error.
+//! The log, on standard error.
 
 use std::io::{self, IsTerminal};
 
@@ -6,8 +6,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::config::LogLevel;
 
-/// Starts the log. Colours only on a terminal. Where it cannot be written, as to a full disk or to
-/// a program that has ended, lines are lost and the server goes on.
+/// Starts the log, with colours on a terminal. Where it cannot be written, as to a full disk or an
+/// ended program, lines are lost and the server goes on.
 pub(crate) fn start(level: LogLevel) {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
@@ -20,7 +20,7 @@ pub(crate) fn start(level: LogLevel) {
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
-        // It would be told where it happened, on standard error, and that panics.
+        // Reporting a log failure to standard error would panic.
         .log_internal_errors(false)
         .init();
 }

@@ -244,7 +244,7 @@ fn stops_in_bounded_time_and_at_once_when_told_twice() {
     assert_eq!(hasty.wait(), Some(130));
     assert!(start.elapsed() < std::time::Duration::from_secs(5));
 
-    patient.wait_for_line("are given up");
+    patient.wait_for_line("were cut off");
     assert_eq!(patient.wait(), Some(0));
     drop(streams);
 }
@@ -512,11 +512,11 @@ fn says_that_connections_have_to_wait() {
         .env("IFOREST_STORE", "memory:");
     let server = Server::spawn(command);
     let open: Vec<_> = (0..files + 10).map(|_| server.connect()).collect();
-    server.wait_for_line("new connections have to wait");
+    server.wait_for_line("cannot accept connections");
     drop(open);
     let answer = server.post("/predict", r#"{"value": 2.5}"#);
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let told = server.log().matches("have to wait").count();
+    let told = server.log().matches("cannot accept connections").count();
     assert_eq!(told, 1, "{}", server.log());
 }
 

@@ -1,10 +1,10 @@
-//! Not going to sleep between the requests of a lone client.
+//! Busy polling between the requests of a lone client.
 //!
-//! To wake a sleeping thread takes longer than to answer a reading, on virtual machines several
-//! times as long. So where one connection is all there is, and its client asks again at once, the
-//! thread looks for the next request for a moment before it sleeps. That moment is short, it is
-//! skipped for a while whenever it was in vain, and with a second connection there is none: then
-//! the processors have something better to do.
+//! Waking a sleeping thread takes longer than answering a prediction, on virtual machines several
+//! times as long. So where a single connection is open and its client sends the next request at
+//! once, the thread polls for it for a moment before it sleeps. The moment is short, it is skipped
+//! for a while after each time in vain, and with a second connection nothing is polled: then the
+//! processors have better things to do.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use hyper::service::Service;
 
-/// How long to look for the next request.
+/// How long to poll for the next request.
 const SPIN_TIME: Duration = Duration::from_micros(50);
 
-/// For how many requests not to look after it was in vain.
+/// How many requests to skip after polling in vain.
 const SPIN_BACKOFF: usize = 16;
 
-/// The connections of a server, counted over all its threads.
+/// The open connections of a server, counted over all its threads.
 #[derive(Clone)]
 pub(super) struct Connections {
     open: Arc<AtomicUsize>,
-    /// Whether there is a processor to spare; on a single one the client would wait for it.
+    /// Whether there is a processor to spare. On a single one the client would wait for it.
     polls: bool,
 }
 
@@ -36,18 +36,18 @@ impl Connections {
         }
     }
 
-    /// Drives a connection to its end; `requests` are those that it has asked.
-    pub(super) async fn drive<C: Future>(self, connection: C, requests: Requests) -> C::Output {
+    /// Drives a connection to its end. `requests` counts its requests.
+    pub(super) async fn drive<C: Future>(self, connection: C, requests: RequestCount) -> C::Output {
         let open = OpenConnection::new(self);
         let mut connection = pin!(connection);
-        let mut next = Spin::default();
+        let mut spin = Spin::default();
         poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
             if polled.is_pending()
-                && open.may_spin()
-                && next.should_spin(requests.0.load(Ordering::Relaxed), Instant::now)
+                && open.is_alone()
+                && spin.should_spin(requests.0.load(Ordering::Relaxed), Instant::now)
             {
-                // The runtime looks for input and comes back here, without sleeping in between.
+                // The runtime polls for input and comes back here, without sleeping in between.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
             }
             polled
@@ -56,7 +56,7 @@ impl Connections {
     }
 }
 
-/// A connection as long as it is open.
+/// Counts a connection while it is open.
 struct OpenConnection(Connections);
 
 impl OpenConnection {
@@ -65,7 +65,7 @@ impl OpenConnection {
         Self(connections)
     }
 
-    fn may_spin(&self) -> bool {
+    fn is_alone(&self) -> bool {
         self.0.polls && self.0.open.load(Ordering::Relaxed) == 1
     }
 }
@@ -76,19 +76,19 @@ impl Drop for OpenConnection {
     }
 }
 
-/// What is known of when the next request comes.
+/// Decides whether to poll for the next request of a connection.
 #[derive(Default)]
 struct Spin {
-    /// The requests when it was last asked.
+    /// The number of requests at the last call.
     requests: usize,
-    /// Since when it is being looked for.
+    /// When polling for the next one began.
     since: Option<Instant>,
-    /// Not to be looked for before there were as many requests.
+    /// The number of requests before which not to poll.
     not_before: usize,
 }
 
 impl Spin {
-    /// Whether to look for a request once more, after as many as there were.
+    /// Whether to poll once more, after so many `requests`.
     fn should_spin(&mut self, requests: usize, now: impl Fn() -> Instant) -> bool {
         if requests != self.requests {
             self.requests = requests;
@@ -106,20 +106,20 @@ impl Spin {
     }
 }
 
-/// How many requests a connection has asked.
-pub(super) struct Requests(Arc<AtomicUsize>);
+/// The number of requests that a connection has sent.
+pub(super) struct RequestCount(Arc<AtomicUsize>);
 
-/// A service that counts what it is asked.
-pub(super) struct CountedService<S>(S, Arc<AtomicUsize>);
+/// A service that counts its requests.
+pub(super) struct CountingService<S>(S, Arc<AtomicUsize>);
 
-impl<S> CountedService<S> {
-    pub(super) fn new(service: S) -> (Self, Requests) {
+impl<S> CountingService<S> {
+    pub(super) fn new(service: S) -> (Self, RequestCount) {
         let requests = Arc::default();
-        (Self(service, Arc::clone(&requests)), Requests(requests))
+        (Self(service, Arc::clone(&requests)), RequestCount(requests))
     }
 }
 
-impl<R, S: Service<R>> Service<R> for CountedService<S> {
+impl<R, S: Service<R>> Service<R> for CountingService<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -134,24 +134,24 @@ impl<R, S: Service<R>> Service<R> for CountedService<S> {
 mod tests {
     use super::*;
 
-    /// A client that pauses must not cost a moment of a processor with each of its requests.
+    // A client that pauses must not cost processor time with each of its requests.
     #[test]
-    fn looks_for_the_next_request_only_as_long_as_it_comes_soon() {
+    fn polls_only_while_the_next_request_comes_soon() {
         let start = Instant::now();
         let at = |microseconds| move || start + Duration::from_micros(microseconds);
-        let mut next = Spin::default();
-        assert!(!next.should_spin(0, at(0)), "before the first request");
-        assert!(next.should_spin(1, at(100)));
-        assert!(next.should_spin(1, at(149)));
-        assert!(next.should_spin(2, at(149)), "it came");
-        assert!(next.should_spin(2, at(198)));
-        assert!(!next.should_spin(2, at(199)), "it did not");
-        assert!(!next.should_spin(2, at(200)));
+        let mut spin = Spin::default();
+        assert!(!spin.should_spin(0, at(0)), "before the first request");
+        assert!(spin.should_spin(1, at(100)));
+        assert!(spin.should_spin(1, at(149)));
+        assert!(spin.should_spin(2, at(149)), "the request came");
+        assert!(spin.should_spin(2, at(198)));
+        assert!(!spin.should_spin(2, at(199)), "it did not come");
+        assert!(!spin.should_spin(2, at(200)));
         let again = 2 + SPIN_BACKOFF;
         for requests in 3..again {
             let now = 1000 * requests;
-            assert!(!next.should_spin(requests, at(now as u64)), "{requests}");
+            assert!(!spin.should_spin(requests, at(now as u64)), "{requests}");
         }
-        assert!(next.should_spin(again, at(1000 * again as u64)));
+        assert!(spin.should_spin(again, at(1000 * again as u64)));
     }
 }

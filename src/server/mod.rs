@@ -1,9 +1,9 @@
-//! The accept loop, the threads that serve, and the graceful end.
+//! The accept loop, the serving threads, and the graceful shutdown.
 //!
-//! Each processor core gets a thread with a runtime of its own, and each connection stays with one
-//! thread, so that nothing moves between cores while a request is answered. One thread accepts and
-//! deals connections out in turn, so a port cannot be shared with another program by accident, and
-//! it works the same on every platform.
+//! Each processor core gets a thread with its own runtime, and each connection stays on one thread,
+//! so that no request moves between cores. One thread accepts connections and hands them out in
+//! turn. So no other program can share the port by accident, as it could with `SO_REUSEPORT`, and
+//! every platform behaves the same.
 
 mod busy_poll;
 
@@ -22,31 +22,32 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use busy_poll::{Connections, CountedService};
+use self::busy_poll::{Connections, CountingService};
 
-/// How long requests in flight may take to finish once the server is asked to stop.
+/// How long a shutdown waits for requests in flight.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// How long a connection may stay silent. Node-RED keeps its connections, and a reading may come
+/// Idle timeout of a connection. Node-RED keeps its connections open, and a reading may come only
 /// every few minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long an answer may wait for its client to take it, where the system can tell.
+/// How long sent data may stay unacknowledged; otherwise a client that vanished, or that reads no
+/// responses, pins its connection. Linux only.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long to wait before accepting again when the system has no more sockets.
+/// Delay before the next accept when the system is out of sockets.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How long the log is not last_warned of that again.
+/// Shortest time between two warnings that the system is out of sockets.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Serves until `shutdown` completes; then takes no more connections and waits for the requests in
-/// flight, for at most `grace`.
+/// Serves until `shutdown` completes. Then accepts no more connections and waits at most `grace` for
+/// the requests in flight.
 ///
 /// # Errors
 ///
-/// An I/O error of the listener, or of starting threads.
+/// An I/O error of the listener, or of starting a thread.
 pub fn run(
     listener: TcpListener,
     router: Router,
@@ -65,7 +66,7 @@ pub fn run(
             .name(format!("serve-{i}"))
             .spawn(move || {
                 let finished = runtime.block_on(serve(accepted, router, open, stop, grace));
-                // Long work that was given up must not hold up the end.
+                // Abandoned blocking work must not delay the shutdown.
                 runtime.shutdown_background();
                 finished
             })?;
@@ -81,7 +82,7 @@ pub fn run(
                 stream = accept(&listener, &mut last_warned) => stream,
                 () = &mut shutdown => return Ok(()),
             };
-            // A thread that is gone serves nothing; the others go on.
+            // Should a serving thread have died, the others go on.
             let _ = connections.send(stream);
         }
         Ok::<_, io::Error>(())
@@ -93,20 +94,20 @@ pub fn run(
         all_finished &= thread.join().unwrap_or(false);
     }
     if !all_finished {
-        tracing::warn!("some requests did not finish within {grace:?} and are given up");
+        tracing::warn!("some requests did not finish within {grace:?} and were cut off");
     }
     Ok(())
 }
 
 fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread()
-        // Work that takes long shares one thread, and so leaves processors to short requests.
+        // Long work shares one thread, which leaves the processors to short requests.
         .max_blocking_threads(1)
         .enable_all()
         .build()
 }
 
-/// Waits for a connection. `last_warned` is when the log was last_warned that the system has no more.
+/// Accepts a connection. `last_warned` is when the log last said that the system is out of sockets.
 async fn accept(
     listener: &tokio::net::TcpListener,
     last_warned: &mut Option<Instant>,
@@ -115,12 +116,12 @@ async fn accept(
         let accepted = listener.accept().await;
         match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => return stream,
-            // The peer gave up before it was accepted.
+            // The client disconnected before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            // The system is out of sockets, which may not end the server.
+            // Out of sockets; that must not end the server.
             Err(error) => {
                 if last_warned.is_none_or(|last_warned| last_warned.elapsed() > WARN_INTERVAL) {
-                    tracing::warn!("new connections have to wait: {error}");
+                    tracing::warn!("cannot accept connections, retrying: {error}");
                     *last_warned = Some(Instant::now());
                 }
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -129,7 +130,8 @@ async fn accept(
     }
 }
 
-/// Serves the connections dealt out to one thread. Whether all requests were finished in the end.
+/// Serves the connections handed to one thread. Returns whether all requests finished within
+/// `grace` of the shutdown.
 async fn serve(
     mut accepted: mpsc::UnboundedReceiver<std::net::TcpStream>,
     router: Router,
@@ -141,33 +143,32 @@ async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT);
-    // A client may say that it has no more to send, and wait for its answer.
+    // A client may close its sending side and still wait for its response.
     http.half_close(true);
     let service = TowerToHyperService::new(router);
     loop {
         let stream = tokio::select! {
             stream = accepted.recv() => stream,
-            // Only ever closed.
+            // The channel carries no values, so this is its end.
             _ = stop.changed() => None,
         };
         let Some(stream) = stream else {
             break;
         };
-        // Answers are small and must not wait for more to be sent with them.
+        // Responses are small and must not wait to be sent together with more data.
         let _ = stream.set_nodelay(true);
-        // A client that was cut off without a word, or that reads no answers, would keep them here.
         #[cfg(any(target_os = "android", target_os = "linux"))]
         let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let (service, requests) = CountedService::new(service.clone());
+        let (service, requests) = CountingService::new(service.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = open.clone().drive(graceful.watch(connection), requests);
         tokio::spawn(async move {
-            // A client that hangs up in the middle is nothing to report.
+            // A client that disconnects in the middle of a request is no event.
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
+                tracing::debug!(%error, "connection ended");
             }
         });
     }
