@@ -517,18 +517,18 @@ def main():
         with contextlib.redirect_stdout(output):
             http(table, loader, program, arguments.server, arguments.quick)
     if arguments.quick:
-        print("**A quick run: the figures tell nothing.**\n")
+        print("**This is a quick run: its figures mean nothing.**\n")
     table.print()
     output.seek(0)
     print(output.read())
     print(f"{datetime.date.today()}. {about[0]}. {about[1]}.\n")
     print(
-        "Medians over rounds in alternating order. A ratio is the median of the rounds' ratios, so that what "
-        "slows a whole round down drops out, with the lowest and the highest of them. The constant answer: "
-        "an axum handler that parses `{\"value\":x}` and returns a constant, under the same runtime. "
-        "The bare loop: one thread that answers a constant to whatever it gets, unread, and never sleeps. Client "
-        "(a thread for each core, together busy for the share of one shown) and servers share the cores; Flask's server and gunicorn "
-        "close the connection after each answer, and their client connects anew."
+        "Medians over rounds in alternating order. A ratio is the median of the rounds' ratios, so what slows down a "
+        "whole round cancels out; the lowest and the highest of them are in brackets. The constant answer is an axum "
+        "handler that parses `{\"value\":x}` and returns a constant, under the same runtime. The bare loop is one thread "
+        "that answers a constant to every request, unread, and never sleeps. The client and the servers share the cores. "
+        "The client has a thread for each core; \"client busy\" is the share of one core that they use together. Flask's "
+        "server and gunicorn close the connection after each answer, and their client connects again."
     )
 
 
