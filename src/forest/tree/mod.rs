@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::FitError;
-use super::random::{RowSampler, streams};
+use super::random::{RowSampler, tree_streams};
 
 /// What stands in a leaf's place of a feature.
 const LEAF: u32 = u32::MAX;
@@ -216,7 +216,7 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
         let mut ranks = RowSampler::new(n_rows, self.max_samples, numbers);
         let mut exact = exact::Grower::default();
         let mut sorted = sorted::Grower::default();
-        for (stream, splitter) in streams(seeds) {
+        for (stream, splitter) in tree_streams(seeds) {
             let root = trees.node_count();
             let grown = column.is_some_and(|column| {
                 let drawn = ranks.draw(stream.clone()).iter();
