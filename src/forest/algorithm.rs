@@ -1,4 +1,4 @@
-//! The forest itself: fitting, offset and threshold, scores and labels.
+//! The forest: fitting, offset and threshold, scores and labels.
 
 use linfa::Float;
 use linfa::dataset::{DatasetBase, Records};
@@ -7,21 +7,23 @@ use ndarray::{Array1, ArrayBase, Data, Ix2};
 use serde::ser::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::convert::{as_f32, as_f64, to_u32};
 use super::error::{FitError, ScoreError};
 use super::evaluate::Evaluator;
-use super::hyperparams::{IsolationForestParams, IsolationForestValidParams, MaxSamples};
+use super::hyperparams::{IsolationForestParams, IsolationForestValidParams};
+use super::percentile::percentile;
 use super::random::NumpyRandom;
 use super::tree::{Growth, Tree, Trees};
-use super::{as_f32, as_f64};
+use super::validate::first_not_finite;
 
 /// A fitted isolation forest.
 ///
-/// Scores and labels are those of PyOD's `IForest`, which are those of scikit-learn's
-/// `IsolationForest` with the sign turned round: greater is more abnormal.
+/// Scores and labels equal those of PyOD's `IForest`: scikit-learn's `IsolationForest` with the
+/// sign flipped, so that a greater score is more abnormal.
 ///
-/// Values are compared as `f32`, as in scikit-learn. One beyond the range of `f32` counts as
-/// infinite, and among training rows that has an odd effect which is kept: trained on 0 to 9 and
-/// 1e39, the forest flags 0, not 1e39.
+/// Values are compared as `f32`, as in scikit-learn, and become infinite beyond the range of `f32`.
+/// In training rows this has an odd effect, kept for parity: a forest trained on 0 to 9 and 1e39
+/// flags 0, not 1e39.
 ///
 /// ```
 /// use iforest_server::forest::{IsolationForest, IsolationForestParams};
@@ -35,20 +37,21 @@ use super::{as_f32, as_f64};
 /// # Ok::<(), iforest_server::forest::FitError>(())
 /// ```
 #[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Stored")]
+#[serde(try_from = "StoredForest")]
 pub struct IsolationForest {
-    fitted: Stored,
+    fitted: StoredForest,
     evaluator: Evaluator,
 }
 
-/// All that is learnt; the rest of a forest follows from it.
+/// The serialised form of a forest: everything that fitting learns. The evaluator is derived from
+/// it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Stored {
+struct StoredForest {
     params: IsolationForestValidParams,
     random_state: u32,
     n_features: u32,
     n_samples: u32,
-    /// Rows per tree, resolved.
+    /// Rows per tree, after `MaxSamples` is resolved.
     max_samples: u32,
     trees: Trees,
     offset: f64,
@@ -71,14 +74,14 @@ impl Serialize for IsolationForest {
     }
 }
 
-impl TryFrom<Stored> for IsolationForest {
+impl TryFrom<StoredForest> for IsolationForest {
     type Error = String;
 
-    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
-        let whole = stored.trees.len() == stored.params.n_estimators()
+    fn try_from(stored: StoredForest) -> Result<Self, Self::Error> {
+        let sound = stored.trees.len() == stored.params.n_estimators()
             && stored.params.rows_per_tree(stored.n_samples).ok() == Some(stored.max_samples)
             && stored.trees.is_sound(stored.n_features, stored.max_samples);
-        if !whole {
+        if !sound {
             return Err("the trees of the forest are damaged".to_owned());
         }
         if !(stored.offset.is_finite() && stored.threshold.is_finite()) {
@@ -89,12 +92,12 @@ impl TryFrom<Stored> for IsolationForest {
 }
 
 impl IsolationForest {
-    /// Hyper-parameters at their defaults.
+    /// Returns hyper-parameters at their defaults.
     pub fn params() -> IsolationForestParams {
         IsolationForestParams::default()
     }
 
-    fn from_stored(fitted: Stored) -> Self {
+    fn from_stored(fitted: StoredForest) -> Self {
         Self {
             evaluator: Evaluator::new(
                 &fitted.trees,
@@ -110,13 +113,12 @@ impl IsolationForest {
         &self.fitted.params
     }
 
-    /// The seed of the fit: the one asked for, or the one drawn. With it the same data give the
-    /// same forest again.
+    /// The seed of the fit, given or drawn. Fitting the same data with it gives the same forest.
     pub fn random_state(&self) -> u32 {
         self.fitted.random_state
     }
 
-    /// Number of features of a row.
+    /// Number of features per row.
     pub fn n_features(&self) -> usize {
         self.fitted.n_features as usize
     }
@@ -131,14 +133,13 @@ impl IsolationForest {
         self.fitted.max_samples as usize
     }
 
-    /// scikit-learn's `offset_`: the score below which the contamination share of the training
-    /// rows lies.
+    /// scikit-learn's `offset_`: the percentile of the training scores at the contamination share.
     pub fn offset(&self) -> f64 {
         self.fitted.offset
     }
 
-    /// PyOD's `threshold_`: a row is an anomaly when its decision function is greater. It is zero
-    /// up to rounding, because the decision function counts from the offset.
+    /// PyOD's `threshold_`: a row is an anomaly if its decision function is greater. It is zero up
+    /// to rounding, because the decision function is relative to the offset.
     pub fn threshold(&self) -> f64 {
         self.fitted.threshold
     }
@@ -148,18 +149,22 @@ impl IsolationForest {
         self.fitted.trees.iter()
     }
 
-    /// Gives back the memory of the trees, most of what a forest takes. It scores as before, since
-    /// it has compiled them into a form of its own, but cannot be stored any more.
+    /// Frees the trees, which take most of a forest's memory.
+    ///
+    /// Scores do not change, because the forest is evaluated from a compiled form of the trees. The
+    /// forest can no longer be serialised.
     pub fn drop_trees(&mut self) {
         self.fitted.trees = Trees::default();
     }
 
-    /// scikit-learn's `score_samples`: in `[-1, 0)`, lower is more abnormal.
+    /// scikit-learn's `score_samples`, one score per row: in `[-1, 0)`, lower is more abnormal.
+    ///
+    /// `rows` has the shape (rows, features).
     ///
     /// # Errors
     ///
-    /// [`ScoreError`] when the rows have another number of features than the forest, or one is
-    /// not finite.
+    /// [`ScoreError::Width`] if the number of columns differs from
+    /// [`n_features`](Self::n_features), [`ScoreError::NotFinite`] if a value is NaN or infinite.
     pub fn score_samples<F: Float, D: Data<Elem = F> + Sync>(
         &self,
         rows: &ArrayBase<D, Ix2>,
@@ -177,12 +182,14 @@ impl IsolationForest {
         Ok(Array1::from(scores))
     }
 
-    /// PyOD's `decision_function`: greater is more abnormal; compare it with
+    /// PyOD's `decision_function`, one value per row: greater is more abnormal; compare it with
     /// [`threshold`](Self::threshold).
+    ///
+    /// `rows` has the shape (rows, features).
     ///
     /// # Errors
     ///
-    /// As [`score_samples`](Self::score_samples).
+    /// Same as [`score_samples`](Self::score_samples).
     pub fn decision_function<F: Float, D: Data<Elem = F> + Sync>(
         &self,
         rows: &ArrayBase<D, Ix2>,
@@ -192,11 +199,11 @@ impl IsolationForest {
         Ok(scores)
     }
 
-    /// The decision function of one row, without the cost of arrays.
+    /// The decision function of one row, without building an array.
     ///
     /// # Errors
     ///
-    /// As [`score_samples`](Self::score_samples).
+    /// Same as [`score_samples`](Self::score_samples).
     pub fn decision_function_one(&self, row: &[f64]) -> Result<f64, ScoreError> {
         self.check_width(row.len())?;
         let not_finite = row.iter().position(|value| !value.is_finite());
@@ -210,8 +217,8 @@ impl IsolationForest {
         Ok(self.decision(self.evaluator.score_one(row)))
     }
 
-    /// The greatest value of the decision function: that of a row which every tree sets apart from
-    /// all others at once. It always marks an anomaly.
+    /// The upper bound of the decision function: the value of a row that every tree isolates at its
+    /// root. It always marks an anomaly.
     pub fn max_decision(&self) -> f64 {
         self.decision(-1.0).max(self.fitted.threshold.next_up())
     }
@@ -221,8 +228,10 @@ impl IsolationForest {
         decision > self.fitted.threshold
     }
 
-    /// For a forest of one feature, the ranges of values that are labelled normal, in ascending
-    /// order. A value `x` is in a range `(low, high)` when `low < x as f32 && x as f32 <= high`.
+    /// The ranges of values that are labelled normal, in ascending order; `None` unless the forest
+    /// has one feature.
+    ///
+    /// A value `x` is in a range `(low, high)` if `low < x as f32 && x as f32 <= high`.
     pub fn normal_ranges(&self) -> Option<Vec<(f32, f32)>> {
         let mut ranges: Vec<(f32, f32)> = Vec::new();
         let mut low = f32::NEG_INFINITY;
@@ -238,6 +247,7 @@ impl IsolationForest {
         Some(ranges)
     }
 
+    /// Returns [`ScoreError::Width`] unless a row of `got` values fits the forest.
     fn check_width(&self, got: usize) -> Result<(), ScoreError> {
         let expected = self.n_features();
         if got == expected {
@@ -247,17 +257,10 @@ impl IsolationForest {
         }
     }
 
+    /// Converts a value of `score_samples` into one of the decision function.
     fn decision(&self, score: f64) -> f64 {
         -(score - self.fitted.offset)
     }
-}
-
-fn first_not_finite<F: Float, D: Data<Elem = F>>(
-    rows: &ArrayBase<D, Ix2>,
-) -> Option<(usize, usize, f64)> {
-    rows.indexed_iter()
-        .map(|((row, feature), &value)| (row, feature, as_f64(value)))
-        .find(|(_, _, value)| !value.is_finite())
 }
 
 impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
@@ -270,8 +273,8 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
         dataset: &DatasetBase<ArrayBase<D, Ix2>, T>,
     ) -> Result<IsolationForest, FitError> {
         let rows = dataset.records();
-        let n_samples = narrow(rows.nrows(), "the number of rows")?;
-        let n_features = narrow(rows.ncols(), "the number of features")?;
+        let n_samples = to_u32(rows.nrows(), "the number of rows")?;
+        let n_features = to_u32(rows.ncols(), "the number of features")?;
         if n_samples == 0 {
             return Err(FitError::NoRows);
         }
@@ -290,7 +293,7 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
 
         let mut random = NumpyRandom::new(random_state);
         let seeds: Vec<u32> = (0..self.n_estimators()).map(|_| random.seed()).collect();
-        // scikit-learn draws seeds and targets from two streams that start alike.
+        // scikit-learn draws seeds and targets from two generators with the same seed.
         let mut random = NumpyRandom::new(random_state);
         let targets: Vec<f64> = (0..n_samples).map(|_| random.uniform()).collect();
         let growth = Growth {
@@ -300,7 +303,7 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
             n_features,
             max_samples,
         };
-        let mut forest = IsolationForest::from_stored(Stored {
+        let mut forest = IsolationForest::from_stored(StoredForest {
             params: self.clone(),
             random_state,
             n_features,
@@ -311,11 +314,11 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
             threshold: 0.0,
         });
 
-        // Of millions of rows they take as much as the scores.
+        // The targets take as much memory as the scores; free them first.
         drop(targets);
         let mut scores = vec![0.0; rows.nrows()];
         forest.evaluator.score_samples(rows, &mut scores);
-        // The products are PyOD's and scikit-learn's own; their rounding matters.
+        // scikit-learn and PyOD compute these products; their rounding matters.
         let contamination = self.contamination();
         forest.fitted.offset = percentile(&mut scores, 100.0 * contamination);
         for score in &mut scores {
@@ -326,55 +329,11 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
     }
 }
 
-impl IsolationForestValidParams {
-    /// How many of `n_samples` rows each tree is grown from: scikit-learn's `max_samples_`.
-    ///
-    /// # Errors
-    ///
-    /// [`FitError::NoSamples`] for a share that draws no row.
-    pub fn rows_per_tree(&self, n_samples: u32) -> Result<u32, FitError> {
-        let rows = n_samples as usize;
-        let count = match self.max_samples() {
-            MaxSamples::Auto => rows.min(256),
-            MaxSamples::Count(count) => rows.min(count),
-            MaxSamples::Fraction(fraction) => match (fraction * rows as f64) as usize {
-                0 => return Err(FitError::NoSamples { fraction, rows }),
-                count => count,
-            },
-        };
-        narrow(count, "max_samples")
-    }
-}
-
-fn narrow(count: usize, what: &'static str) -> Result<u32, FitError> {
-    u32::try_from(count).map_err(|_| FitError::TooLarge(what))
-}
-
-/// numpy's `percentile` with linear interpolation, including the order of its operations.
-/// Reorders `values`, which must not be empty.
-fn percentile(values: &mut [f64], q: f64) -> f64 {
-    let last = values.len() - 1;
-    let index = last as f64 * (q / 100.0);
-    // At the last value numpy writes the lower neighbour as index -1, and so counts from there:
-    // the value is the same, but the sign of a zero depends on it.
-    let (low, gamma) = if index >= last as f64 {
-        (last, index + 1.0)
-    } else {
-        (index.floor() as usize, index - index.floor())
-    };
-    let (_, &mut a, above) = values.select_nth_unstable_by(low, f64::total_cmp);
-    let b = above.iter().copied().min_by(f64::total_cmp).unwrap_or(a);
-    let step = b - a;
-    if gamma < 0.5 {
-        a + step * gamma
-    } else {
-        b - step * (1.0 - gamma)
-    }
-}
-
-/// Labels: `true` for an anomaly. A row that cannot be scored, because it is not finite or has
-/// another number of features than the forest, is labelled an anomaly: nothing unknown passes as
-/// normal. Use [`IsolationForest::decision_function`] to have such rows refused instead.
+/// Labels rows: `true` is an anomaly.
+///
+/// A row that cannot be scored, because a value is not finite or the number of features is wrong,
+/// is labelled an anomaly, so that no unknown row passes as normal. To get an error instead, use
+/// [`IsolationForest::decision_function`].
 impl<F: Float, D: Data<Elem = F> + Sync> PredictInplace<ArrayBase<D, Ix2>, Array1<bool>>
     for IsolationForest
 {
@@ -388,8 +347,8 @@ impl<F: Float, D: Data<Elem = F> + Sync> PredictInplace<ArrayBase<D, Ix2>, Array
     }
 }
 
-/// The decision function, as [`IsolationForest::decision_function`]; NaN for a row that cannot be
-/// scored, because it is not finite or has another number of features than the forest.
+/// The decision function, as in [`IsolationForest::decision_function`]; NaN for a row that cannot
+/// be scored, because a value is not finite or the number of features is wrong.
 impl<F: Float, D: Data<Elem = F> + Sync> Transformer<&ArrayBase<D, Ix2>, Array1<f64>>
     for IsolationForest
 {
@@ -397,17 +356,18 @@ impl<F: Float, D: Data<Elem = F> + Sync> Transformer<&ArrayBase<D, Ix2>, Array1<
         if let Ok(decisions) = self.decision_function(rows) {
             return decisions;
         }
-        // Row by row, since some can be scored.
-        let rows = rows.rows().into_iter();
-        rows.map(|row| {
-            let row: Vec<f64> = row.iter().map(|&value| as_f64(value)).collect();
-            self.decision_function_one(&row).unwrap_or(f64::NAN)
-        })
-        .collect()
+        // One by one, because some rows can be scored.
+        rows.rows()
+            .into_iter()
+            .map(|row| {
+                let row: Vec<f64> = row.iter().map(|&value| as_f64(value)).collect();
+                self.decision_function_one(&row).unwrap_or(f64::NAN)
+            })
+            .collect()
     }
 }
 
-/// As for a bare array; the targets are ignored.
+/// Same as for a bare array; the targets are ignored.
 impl<F: Float, D: Data<Elem = F> + Sync, T>
     Transformer<&DatasetBase<ArrayBase<D, Ix2>, T>, Array1<f64>> for IsolationForest
 {
@@ -420,7 +380,7 @@ impl<F: Float, D: Data<Elem = F> + Sync, T>
 mod tests {
     use super::*;
 
-    // linfa's own models promise these; a service that shares a forest between threads needs them.
+    // linfa's models have these traits; a service that shares a forest between threads needs them.
     #[test]
     fn autotraits() {
         fn has_autotraits<T: Send + Sync + Sized + Unpin>() {}
@@ -429,23 +389,5 @@ mod tests {
         has_autotraits::<IsolationForestValidParams>();
         has_autotraits::<FitError>();
         has_autotraits::<ScoreError>();
-    }
-
-    // Recorded with numpy 2.4.6. The second and third show the two orders of operations.
-    #[test]
-    fn percentiles_are_those_of_numpy() {
-        for (values, q, expected) in [
-            (vec![3.0], 5.0, 3.0),
-            (vec![0.1, 0.7], 49.0, 0.394),
-            (vec![0.1, 0.7], 51.0, 0.40599999999999997),
-            (vec![4.0, 1.0, 3.0, 2.0], 100.0, 4.0),
-            (vec![4.0, 1.0, 3.0, 2.0], 95.0, 3.8499999999999996),
-        ] {
-            assert_eq!(
-                percentile(&mut values.clone(), q),
-                expected,
-                "{values:?} at {q}"
-            );
-        }
     }
 }

@@ -1,84 +1,88 @@
-//! What can go wrong with a forest: parameters, fitting and scoring, each with an error of its own.
+//! The errors of hyper-parameters, of fitting and of scoring.
 
 use thiserror::Error;
+
+use super::hyperparams::MAX_ESTIMATORS;
 
 /// A hyper-parameter outside its range.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ParamsError {
-    /// A forest of no trees has no score, and one of too many fits no memory.
-    #[error("n_estimators must be from 1 to {max}, got {0}", max = super::MAX_ESTIMATORS)]
+    /// The number of trees must be in `1..=`[`MAX_ESTIMATORS`].
+    #[error("n_estimators must be from 1 to {MAX_ESTIMATORS}, got {0}")]
     NEstimators(usize),
-    /// See [`MaxSamples::Count`](super::MaxSamples::Count).
+    /// A count of rows per tree must be at least 1; see
+    /// [`MaxSamples::Count`](super::MaxSamples::Count).
     #[error("max_samples must be at least 1 reading, got 0")]
     MaxSamplesCount,
-    /// See [`MaxSamples::Fraction`](super::MaxSamples::Fraction).
+    /// A fraction of rows per tree must be in `(0, 1]`; see
+    /// [`MaxSamples::Fraction`](super::MaxSamples::Fraction).
     #[error("max_samples as a fraction must be greater than 0 and at most 1, got {0}")]
     MaxSamplesFraction(f64),
-    /// The share of anomalies lies in `(0, 0.5]`, as in PyOD.
+    /// The share of anomalies must be in `(0, 0.5]`, as in PyOD.
     #[error("contamination must be greater than 0 and at most 0.5, got {0}")]
     Contamination(f64),
 }
 
-/// Why a forest could not be fitted.
+/// An error that occurs while a forest is fitted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FitError {
     /// A hyper-parameter is outside its range.
     #[error(transparent)]
     Params(#[from] ParamsError),
-    /// There is no row to learn from.
+    /// The data set has no rows.
     #[error("at least one row is needed to fit a forest, got none")]
     NoRows,
-    /// The rows have no columns.
+    /// The data set has no columns.
     #[error("at least one feature is needed to fit a forest, got none")]
     NoFeatures,
-    /// Training data must be finite.
+    /// A training value is NaN or infinite.
     #[error("row {row}, feature {feature} is {value}, which is not a finite number")]
     NotFinite {
         /// Index of the row.
         row: usize,
         /// Index of the column.
         feature: usize,
-        /// What stands there.
+        /// The value.
         value: f64,
     },
     /// `max_samples` is a fraction so small that it draws no row.
     #[error("max_samples of {fraction} draws no row out of {rows}")]
     NoSamples {
-        /// The fraction asked for.
+        /// The requested fraction.
         fraction: f64,
-        /// The rows there are.
+        /// Number of rows in the data set.
         rows: usize,
     },
-    /// More rows, features or nodes than 32-bit indices can name.
-    #[error("the forest would be too large: {0} does not fit 32 bits")]
+    /// The number of rows, features or nodes exceeds the range of 32-bit indices.
+    #[error("the forest would be too large: {0} does not fit in 32 bits")]
     TooLarge(&'static str),
-    /// linfa itself refused the data set.
+    /// linfa rejected the data set.
     #[error(transparent)]
     Linfa(#[from] linfa::Error),
 }
 
-/// Why rows could not be scored.
+/// An error that occurs while rows are scored.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ScoreError {
-    /// The rows have another number of features than the training data.
+    /// The number of features differs from that of the training data.
     #[error("expected {expected} feature(s) per row, got {got}")]
     Width {
-        /// Features the forest was fitted on.
+        /// Number of features in the training data.
         expected: usize,
-        /// Features of the rows given.
+        /// Number of features in the rows to score.
         got: usize,
     },
-    /// Rows must be finite.
+    /// A value is NaN or infinite.
     #[error("row {row}, feature {feature} is {value}, which is not a finite number")]
     NotFinite {
         /// Index of the row.
         row: usize,
         /// Index of the column.
         feature: usize,
-        /// What stands there.
+        /// The value.
         value: f64,
     },
 }

@@ -1,22 +1,23 @@
-//! Hyper-parameters: set freely on [`IsolationForestParams`], checked into
+//! Hyper-parameters: a builder, [`IsolationForestParams`], and its checked form,
 //! [`IsolationForestValidParams`].
 
 use linfa::ParamGuard;
 use serde::{Deserialize, Serialize};
 
-use super::error::ParamsError;
+use super::convert::to_u32;
+use super::error::{FitError, ParamsError};
 
-/// The most trees of a forest.
+/// The largest number of trees in a forest.
 pub const MAX_ESTIMATORS: usize = 100_000;
 
-/// How many rows each tree is grown from.
+/// The number of rows that each tree is grown from: scikit-learn's `max_samples`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MaxSamples {
     /// The smaller of 256 and the number of rows.
     #[default]
     Auto,
-    /// This many rows, or all where there are fewer. At least 1.
+    /// This many rows, or all rows if there are fewer. At least 1.
     Count(usize),
     /// This share of the rows, rounded down; in `(0, 1]`.
     Fraction(f64),
@@ -25,8 +26,8 @@ pub enum MaxSamples {
 impl std::str::FromStr for MaxSamples {
     type Err = String;
 
-    /// Reads `auto`, a whole number (a count) or a number with a decimal point (a share), which
-    /// is how Python tells `256` from `1.0`.
+    /// Parses `auto`, an integer (a count) or a number with a decimal point (a fraction), the way
+    /// Python distinguishes `256` from `1.0`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "auto" {
             return Ok(Self::Auto);
@@ -49,15 +50,17 @@ impl std::fmt::Display for MaxSamples {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Count(count) => write!(f, "{count}"),
-            // {:?} keeps the decimal point of 1.0, so that the text reads back as a share.
+            // {:?} keeps the decimal point of 1.0, so the text parses as a fraction again.
             Self::Fraction(fraction) => write!(f, "{fraction:?}"),
         }
     }
 }
 
-/// Checked hyper-parameters; made by [`IsolationForestParams`], or read and checked.
+/// Checked hyper-parameters of an [`IsolationForest`](super::IsolationForest).
+///
+/// Built by [`IsolationForestParams`]. Deserialising them checks them too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Unchecked")]
+#[serde(try_from = "UncheckedParams")]
 pub struct IsolationForestValidParams {
     n_estimators: usize,
     max_samples: MaxSamples,
@@ -65,24 +68,24 @@ pub struct IsolationForestValidParams {
     random_state: Option<u32>,
 }
 
-/// The same, as it is read.
+/// The serialised form of [`IsolationForestValidParams`].
 #[derive(Deserialize)]
-struct Unchecked {
+struct UncheckedParams {
     n_estimators: usize,
     max_samples: MaxSamples,
     contamination: f64,
     random_state: Option<u32>,
 }
 
-impl TryFrom<Unchecked> for IsolationForestValidParams {
+impl TryFrom<UncheckedParams> for IsolationForestValidParams {
     type Error = ParamsError;
 
-    fn try_from(read: Unchecked) -> Result<Self, ParamsError> {
+    fn try_from(unchecked: UncheckedParams) -> Result<Self, ParamsError> {
         IsolationForestParams::default()
-            .n_estimators(read.n_estimators)
-            .max_samples(read.max_samples)
-            .contamination(read.contamination)
-            .random_state(read.random_state)
+            .n_estimators(unchecked.n_estimators)
+            .max_samples(unchecked.max_samples)
+            .contamination(unchecked.contamination)
+            .random_state(unchecked.random_state)
             .check()
     }
 }
@@ -98,30 +101,49 @@ impl IsolationForestValidParams {
         self.max_samples
     }
 
-    /// Share of the training rows taken to be anomalies.
+    /// Share of the training rows that are labelled anomalies, in `(0, 0.5]`.
     pub fn contamination(&self) -> f64 {
         self.contamination
     }
 
-    /// Seed of the forest, or `None` to draw one at each fit.
+    /// Seed of the forest; `None` draws a new seed for each fit.
     pub fn random_state(&self) -> Option<u32> {
         self.random_state
     }
+
+    /// The number of rows that each tree is grown from when there are `n_samples` rows:
+    /// scikit-learn's `max_samples_`.
+    ///
+    /// # Errors
+    ///
+    /// [`FitError::NoSamples`] if a fraction rounds down to no row.
+    pub fn rows_per_tree(&self, n_samples: u32) -> Result<u32, FitError> {
+        let rows = n_samples as usize;
+        let count = match self.max_samples {
+            MaxSamples::Auto => rows.min(256),
+            MaxSamples::Count(count) => rows.min(count),
+            MaxSamples::Fraction(fraction) => match (fraction * rows as f64) as usize {
+                0 => return Err(FitError::NoSamples { fraction, rows }),
+                count => count,
+            },
+        };
+        to_u32(count, "max_samples")
+    }
 }
 
-/// Hyper-parameters of an [`IsolationForest`](super::IsolationForest), with PyOD's names and
-/// defaults.
+/// Builds the hyper-parameters of an [`IsolationForest`](super::IsolationForest), with PyOD's
+/// names and defaults.
 ///
 /// | name | default | purpose | range |
 /// | --- | --- | --- | --- |
 /// | [`n_estimators`](Self::n_estimators) | 100 | number of trees | 1 to [`MAX_ESTIMATORS`] |
 /// | [`max_samples`](Self::max_samples) | `Auto` | rows per tree | see [`MaxSamples`] |
-/// | [`contamination`](Self::contamination) | 0.1 | share of the training rows taken to be anomalies; sets the threshold | `(0, 0.5]` |
-/// | [`random_state`](Self::random_state) | drawn | seed: the same seed and data give the same forest, and scikit-learn's | any `u32` |
+/// | [`contamination`](Self::contamination) | 0.1 | share of the training rows that are labelled anomalies; sets the threshold | `(0, 0.5]` |
+/// | [`random_state`](Self::random_state) | drawn | seed: the same seed and data give the same forest, equal to scikit-learn's | any `u32` |
 ///
 /// # Errors
 ///
-/// Fitting, and [`check`](ParamGuard::check), return a [`ParamsError`] for a value outside its
+/// Fitting and [`check`](ParamGuard::check) return a [`ParamsError`] if a value is outside its
 /// range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IsolationForestParams(IsolationForestValidParams);
@@ -138,25 +160,25 @@ impl Default for IsolationForestParams {
 }
 
 impl IsolationForestParams {
-    /// The number of trees.
+    /// Sets the number of trees.
     pub fn n_estimators(mut self, n_estimators: usize) -> Self {
         self.0.n_estimators = n_estimators;
         self
     }
 
-    /// The number of rows per tree.
+    /// Sets the number of rows per tree.
     pub fn max_samples(mut self, max_samples: MaxSamples) -> Self {
         self.0.max_samples = max_samples;
         self
     }
 
-    /// The share of the training rows taken to be anomalies.
+    /// Sets the share of the training rows that are labelled anomalies.
     pub fn contamination(mut self, contamination: f64) -> Self {
         self.0.contamination = contamination;
         self
     }
 
-    /// The seed, as in `IForest(random_state=…)`; `None` draws one at each fit.
+    /// Sets the seed, as in `IForest(random_state=…)`; `None` draws a new seed for each fit.
     pub fn random_state(mut self, random_state: impl Into<Option<u32>>) -> Self {
         self.0.random_state = random_state.into();
         self
@@ -174,7 +196,7 @@ impl ParamGuard for IsolationForestParams {
         }
         match params.max_samples {
             MaxSamples::Count(0) => return Err(ParamsError::MaxSamplesCount),
-            // WriteOutcome positively, so that NaN is refused too.
+            // The negated condition rejects NaN too.
             MaxSamples::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
                 return Err(ParamsError::MaxSamplesFraction(share));
             }
@@ -196,9 +218,9 @@ impl ParamGuard for IsolationForestParams {
 mod tests {
     use super::*;
 
-    // Every bound from both sides, and NaN, which slips through a check written negatively.
+    // Tests every bound from both sides, and NaN, which `share <= 0.0 || share > 1.0` would accept.
     #[test]
-    fn values_outside_their_range_are_refused() {
+    fn values_outside_their_range_are_rejected() {
         let params = IsolationForestParams::default;
         let share = |share| params().max_samples(MaxSamples::Fraction(share));
         for good in [
@@ -228,9 +250,9 @@ mod tests {
         }
     }
 
-    // The command line shows the default by Display and reads it by FromStr.
+    // The command line prints the default with Display and parses it with FromStr.
     #[test]
-    fn max_samples_reads_back_what_it_writes() {
+    fn max_samples_round_trips_as_text() {
         for max_samples in [
             MaxSamples::Auto,
             MaxSamples::Count(1),

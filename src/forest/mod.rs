@@ -1,23 +1,29 @@
-//! The isolation forest: scikit-learn 1.9's `IsolationForest` under PyOD 3.6's `IForest`, to the
-//! bit, as a linfa algorithm.
+//! An isolation forest as a linfa algorithm, equal to scikit-learn 1.9's `IsolationForest` and
+//! PyOD 3.6's `IForest` to the bit.
 //!
 //! With the same `random_state` and data, the trees, scores, offset, threshold and labels equal
-//! those of PyOD in every bit, on any feature count. (On platforms whose C library is not glibc
-//! a score, made of logarithms and a power, may differ in its last bit.) Knows nothing of scaling or HTTP.
+//! those of PyOD in every bit, for any number of features. On platforms whose C library is not
+//! glibc, a score may differ in its last bit, because it is computed with logarithms and a power.
+//! This module knows nothing of scaling or HTTP.
 //!
-//! * `hyperparams`: what can be set, and its range
-//! * `random`: the random streams of numpy and scikit-learn
+//! * `algorithm`: the forest, its offset and threshold, linfa's traits
+//! * `hyperparams`: the hyper-parameters and their ranges
 //! * `tree`: growth of trees into flat arrays
 //! * `evaluate`: from trees to scores
-//! * `algorithm`: the forest, its offset and threshold, linfa's traits
-//! * `error`: errors of parameters, of fitting and of scoring
+//! * `random`: the random streams of numpy and scikit-learn
+//! * `percentile`: numpy's percentile, which sets offset and threshold
+//! * `error`: the errors of parameters, of fitting and of scoring
+//! * `validate`, `convert`: checks and conversions of rows
 
 mod algorithm;
+mod convert;
 mod error;
 mod evaluate;
 mod hyperparams;
+mod percentile;
 mod random;
 mod tree;
+mod validate;
 
 pub use algorithm::IsolationForest;
 pub use error::{FitError, ParamsError, ScoreError};
@@ -26,13 +32,3 @@ pub use hyperparams::{
 };
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
-
-/// The nearest `f32`; a magnitude beyond its range becomes infinite.
-fn as_f32<F: linfa::Float>(value: F) -> f32 {
-    as_f64(value) as f32
-}
-
-fn as_f64<F: linfa::Float>(value: F) -> f64 {
-    // Every linfa float is f32 or f64, so this never fails.
-    value.to_f64().unwrap_or(f64::NAN)
-}

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use self::perfect::PerfectTrees;
 use self::step::StepFunction;
 use self::walk::Walk;
-use super::as_f32;
+use super::convert::as_f32;
 use super::tree::{Tree, Trees};
 
 /// Rows that are scored together: padded, they fit the first-level cache beside a tree.
