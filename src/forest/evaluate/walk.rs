@@ -1,10 +1,7 @@
 //! Trees as they grew, walked one after the other.
 
 use super::{PathLengths, depths, f32_not_above};
-use crate::forest::tree::Trees;
-
-/// What stands in a leaf's place of a feature.
-const LEAF: u32 = u32::MAX;
+use crate::forest::tree::{LEAF, Trees};
 
 #[derive(Debug, Clone, Copy)]
 struct Node {

@@ -1,47 +1,52 @@
-//! Growth as in scikit-learn, draw by draw and sum by sum.
+//! Growth that follows scikit-learn draw by draw and sum by sum.
 //!
-//! Which tree comes out depends on the number and order of random draws, on the order of the rows
-//! within a node, and in rare cases on the random targets themselves (see [`Impurity`]); so the
-//! feature loop, the partition and the sums below follow scikit-learn step by step.
+//! The tree depends on the number and order of the random draws, on the order of the rows within a
+//! node, and in rare cases on the random targets (see [`Impurity`]). The feature loop, the
+//! partition and the sums below therefore follow scikit-learn step by step.
 
-use super::{FEATURE_THRESHOLD, LEAF, Trees};
+use super::trees::{LEAF, Trees};
 use crate::forest::random::SplitterRandom;
 
-/// A node that waits to be grown: rows `start..end` of the order, at a depth.
-struct Pending {
+/// scikit-learn's `FEATURE_THRESHOLD`: a feature whose values in a node differ by no more than this
+/// counts as constant and cannot split the node.
+pub(super) const FEATURE_THRESHOLD: f32 = 1e-7;
+
+/// A node still to be grown: the rows `start..end` of [`Grower::order`].
+struct PendingNode {
     start: usize,
     end: usize,
     depth: u32,
     /// The node whose right child this is.
     right_of: Option<usize>,
     impurity: f64,
-    /// Features known from the ancestors to be constant.
+    /// Number of features that are constant in an ancestor.
     n_constant: usize,
 }
 
-/// Grows one tree at a time; its buffers serve for the next.
+/// Grows one tree at a time and reuses its buffers.
 #[derive(Default)]
 pub(super) struct Grower {
-    /// The tree's rows, feature by feature.
+    /// Values of the tree's rows, feature by feature.
     values: Vec<f32>,
     targets: Vec<f64>,
-    /// The rows, ordered so that each node's are neighbours.
+    /// The rows, ordered so that those of a node are contiguous.
     order: Vec<u32>,
     features: Vec<u32>,
     constant: Vec<u32>,
-    stack: Vec<Pending>,
+    stack: Vec<PendingNode>,
 }
 
-/// A split that leaves rows on both sides.
+/// A split with rows on both sides.
 struct Split {
     feature: u32,
     threshold: f64,
-    /// Where the right side starts.
+    /// Start of the right side.
     middle: usize,
 }
 
 impl Grower {
-    /// `values` come feature by feature.
+    /// Appends the nodes of a tree. `values` yields the rows' values feature by feature, `targets`
+    /// one target per row.
     pub(super) fn grow(
         &mut self,
         values: impl Iterator<Item = f32>,
@@ -64,7 +69,7 @@ impl Grower {
         self.constant.clear();
         self.constant.resize(n_features as usize, 0);
         let impurity = Impurity::sum(&self.order, &self.targets).root();
-        self.stack.push(Pending {
+        self.stack.push(PendingNode {
             start: 0,
             end: n_rows,
             depth: 0,
@@ -79,7 +84,8 @@ impl Grower {
                 trees.right[parent] = (id - root) as u32;
             }
             let rows = (node.end - node.start) as u32;
-            let may_split = node.depth < max_depth && rows >= 2 && node.impurity > Impurity::NONE;
+            let may_split =
+                node.depth < max_depth && rows >= 2 && node.impurity > Impurity::EPSILON;
             if may_split {
                 let sums = Impurity::sum(&self.order[node.start..node.end], &self.targets);
                 let (split, n_constant) = self.split(&node, &mut random);
@@ -88,7 +94,7 @@ impl Grower {
                     let sides = sums.sides(rows, split.middle - node.start, &self.targets);
                     if sides.improvement(node.impurity, n_rows) + f64::EPSILON >= 0.0 {
                         trees.push(split.feature, split.threshold, rows.len() as u32);
-                        self.stack.push(Pending {
+                        self.stack.push(PendingNode {
                             start: split.middle,
                             end: node.end,
                             depth: node.depth + 1,
@@ -96,7 +102,7 @@ impl Grower {
                             impurity: sides.right,
                             n_constant,
                         });
-                        self.stack.push(Pending {
+                        self.stack.push(PendingNode {
                             start: node.start,
                             end: split.middle,
                             depth: node.depth + 1,
@@ -112,13 +118,13 @@ impl Grower {
         }
     }
 
-    /// Draws a feature that is not constant in the node, and a threshold; partitions the rows.
+    /// Draws a feature that is not constant in the node and a threshold, and partitions the rows.
+    /// Returns the split and the number of features that are constant in the node.
     ///
-    /// The features are kept as scikit-learn's splitter keeps them, since its draws depend on it:
-    /// those drawn before and known to be constant, then those known to be constant from the
-    /// ancestors, then those found constant here, then the rest; and drawn ones that are not
-    /// constant at the end. Returns the split, and the number of features constant in the node.
-    fn split(&mut self, node: &Pending, random: &mut SplitterRandom) -> (Option<Split>, usize) {
+    /// Features are ordered as in scikit-learn's splitter, because its draws depend on the order:
+    /// known constants already drawn, the other known constants, constants found in this node, the
+    /// rest, and last the drawn features that are not constant.
+    fn split(&mut self, node: &PendingNode, random: &mut SplitterRandom) -> (Option<Split>, usize) {
         let known = node.n_constant;
         let mut rest_end = self.features.len();
         let mut drawn = 0;
@@ -134,7 +140,7 @@ impl Grower {
             }
             pick += found;
             let feature = self.features[pick];
-            let (min, max) = self.extremes(feature, node);
+            let (min, max) = self.min_max(feature, node);
             if max <= min + FEATURE_THRESHOLD {
                 self.features.swap(pick, known + found);
                 found += 1;
@@ -145,7 +151,7 @@ impl Grower {
 
             let threshold = random.threshold(min, max);
             let middle = self.partition(feature, threshold, node);
-            // Only infinities, which make the threshold NaN, leave a side empty.
+            // A side is empty only if an infinity makes the threshold NaN.
             if middle > node.start && middle < node.end {
                 split = Some(Split {
                     feature,
@@ -155,8 +161,8 @@ impl Grower {
             }
             break;
         }
-        // What the ancestors know to be constant stays in place for the sibling; what was found
-        // here is handed down.
+        // Restore the ancestors' constants for the sibling, and pass those found here on to the
+        // children.
         self.features[..known].copy_from_slice(&self.constant[..known]);
         self.constant[known..known + found].copy_from_slice(&self.features[known..known + found]);
         (split, known + found)
@@ -167,7 +173,7 @@ impl Grower {
         &self.values[feature as usize * rows..][..rows]
     }
 
-    fn extremes(&self, feature: u32, node: &Pending) -> (f32, f32) {
+    fn min_max(&self, feature: u32, node: &PendingNode) -> (f32, f32) {
         let column = self.column(feature);
         let rows = &self.order[node.start..node.end];
         let first = column[rows[0] as usize];
@@ -180,8 +186,8 @@ impl Grower {
         })
     }
 
-    /// Moves the rows up to the threshold to the front; returns where the others start.
-    fn partition(&mut self, feature: u32, threshold: f64, node: &Pending) -> usize {
+    /// Moves rows up to the threshold to the front; returns the start of the others.
+    fn partition(&mut self, feature: u32, threshold: f64, node: &PendingNode) -> usize {
         let rows = self.targets.len();
         let column = &self.values[feature as usize * rows..][..rows];
         let (mut low, mut high) = (node.start, node.end);
@@ -197,12 +203,12 @@ impl Grower {
     }
 }
 
-/// The variance of the random targets in a node, to the rounding error.
+/// Sums for the variance of the random targets in a node, with scikit-learn's rounding errors.
 ///
-/// It plays no part in where a tree splits, but scikit-learn ends a branch where it is zero up to
-/// a tolerance, or where a split would make it greater. Among random targets that happens when
-/// neighbours have nearly equal ones (in a few of 100,000 forests of one feature, and more often
-/// with more features); and then what decides is the rounding error of these very sums. So they are
+/// The variance does not affect where a tree splits, but scikit-learn ends a branch if the variance
+/// is zero within a tolerance, or if a split would increase it. With random targets this happens if
+/// neighbours have nearly equal targets (in a few of 100,000 forests of one feature, more often
+/// with more features), and then the rounding errors of these sums decide. The sums are therefore
 /// added in scikit-learn's order.
 struct Impurity {
     n: f64,
@@ -210,7 +216,7 @@ struct Impurity {
     squares: f64,
 }
 
-/// The variances on both sides of a split.
+/// Row counts and variances of a node and the two sides of its split.
 struct Sides {
     n: f64,
     n_left: f64,
@@ -220,8 +226,8 @@ struct Sides {
 }
 
 impl Impurity {
-    /// Up to here a variance counts as zero.
-    const NONE: f64 = f64::EPSILON;
+    /// scikit-learn's tolerance: a variance up to this counts as zero.
+    const EPSILON: f64 = f64::EPSILON;
 
     fn sum(rows: &[u32], targets: &[f64]) -> Self {
         let mut sum = 0.0;
@@ -247,11 +253,13 @@ impl Impurity {
         Self::variance(self.n, self.sum, self.squares)
     }
 
-    /// `rows` are partitioned already, unlike when they were summed.
+    /// Variances of the two sides. Unlike in [`sum`](Self::sum), `rows` are already partitioned; the
+    /// left side ends at `middle`.
     fn sides(&self, rows: &[u32], middle: usize, targets: &[f64]) -> Sides {
         let target = |&row: &u32| targets[row as usize];
         let (left, right) = rows.split_at(middle);
-        // The shorter side is added up, or taken away from the whole from its end.
+        // As in scikit-learn: sum the left side if it is shorter; otherwise subtract the right side
+        // from the total, starting at its end.
         let sum_left = if left.len() <= right.len() {
             left.iter().map(target).fold(0.0, |sum, t| sum + t)
         } else {
@@ -274,6 +282,7 @@ impl Impurity {
 }
 
 impl Sides {
+    /// scikit-learn's weighted decrease of the impurity.
     fn improvement(&self, impurity: f64, n_rows: usize) -> f64 {
         self.n / n_rows as f64
             * (impurity - self.n_right / self.n * self.right - self.n_left / self.n * self.left)

@@ -1,19 +1,33 @@
-//! Trees as they are stored: the nodes of all trees in depth-first order, and of each node only
-//! what does not follow from that order.
+//! The serialised form of trees: all nodes in depth-first order, without the data that follow from
+//! that order.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{LEAF, Trees};
+use super::trees::{LEAF, Trees};
 
-/// Where a left child follows its parent, the order alone tells which node is whose child.
+/// All trees of a forest, one after the other. Because a left child follows its parent, the order
+/// of splits and leaves determines the children of every node.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Preorder {
-    /// For each node the feature that splits it, counted from 1; 0 for a leaf.
+struct Preorder {
+    /// For each node, the feature that splits it, counted from 1; 0 for a leaf.
     split: Vec<u32>,
-    /// For each split, the threshold up to which a value goes left.
+    /// For each split, its threshold: values up to it go left.
     threshold: Vec<f64>,
-    /// For each leaf, how many of the tree's rows reached it.
+    /// For each leaf, the number of the tree's rows that reached it.
     leaf_rows: Vec<u32>,
+}
+
+impl Serialize for Trees {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Preorder::from(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Trees {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::try_from(Preorder::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 impl From<&Trees> for Preorder {
@@ -54,8 +68,8 @@ impl TryFrom<Preorder> for Trees {
             right: vec![0; nodes],
             n_node_samples: vec![0; nodes],
         };
-        // From the last node to the first, so that both children are known before their parent. On
-        // the stack stand the roots of the subtrees to the right, the nearest on top.
+        // From the last node to the first, so that children precede their parents. The stack holds
+        // the roots of the subtrees to the right, the nearest on top.
         let mut roots: Vec<usize> = Vec::new();
         for node in (0..nodes).rev() {
             trees.n_node_samples[node] = if trees.feature[node] == LEAF {
@@ -72,8 +86,8 @@ impl TryFrom<Preorder> for Trees {
         if !(stored.threshold.is_empty() && stored.leaf_rows.is_empty()) {
             return Err(DAMAGED);
         }
-        // What is on the stack now are the roots of whole trees. Right children were counted from
-        // their parents, and are to be from the root.
+        // The stack now holds the roots of whole trees. Right children are relative to their
+        // parents so far; make them relative to the root.
         let starts = roots.iter().rev().copied();
         let ends = roots.iter().rev().copied().skip(1).chain([nodes]);
         for (start, end) in starts.zip(ends) {

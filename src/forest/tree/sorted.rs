@@ -1,21 +1,22 @@
 //! Growth over one feature, from sorted values.
 //!
-//! Sorted, the rows of a node are a range: its extremes are the ends, and the split a binary search.
-//! What is lost is the order of the rows in scikit-learn's partition, which shows only where
-//! rounding errors of [`exact`](super::exact)'s impurity decide. Prefix sums of the targets tell
-//! whether they might; such a tree, one in a hundred, is left to be grown exactly.
+//! When rows are sorted, a node is a range of rows, its extremes are the ends of the range, and a
+//! split is a binary search. The order of the rows in scikit-learn's partition is lost. It matters
+//! only where rounding errors of the impurity in [`exact`](super::exact) decide. Prefix sums of the
+//! targets show whether they might; such a tree, one in a hundred, is grown by `exact` instead.
 
-use super::{FEATURE_THRESHOLD, LEAF, Trees};
+use super::exact::FEATURE_THRESHOLD;
+use super::trees::{LEAF, Trees};
 use crate::forest::random::SplitterRandom;
 
-/// For more rows rounding errors grow until most trees would be in doubt.
+/// With more rows, rounding errors grow until most trees would need exact growth.
 pub(super) const MAX_ROWS: u32 = 1024;
 
-/// The tree cannot be told from the sorted values.
-pub(super) struct Doubt;
+/// The sorted values do not determine the tree; grow it with `exact`.
+pub(super) struct NeedsExact;
 
-/// A node that waits to be grown.
-struct Pending {
+/// A node still to be grown.
+struct PendingNode {
     start: u32,
     end: u32,
     depth: u32,
@@ -23,43 +24,46 @@ struct Pending {
     right_of: u32,
 }
 
-/// Grows one tree at a time; its buffers serve for the next.
+/// Grows one tree at a time and reuses its buffers.
 #[derive(Default)]
 pub(super) struct Grower {
     values: Vec<f32>,
-    /// Sums of the targets, and of their squares, before each row.
-    sums: Vec<(f64, f64)>,
-    stack: Vec<Pending>,
+    /// Sums of the targets, and of their squares, over the rows before each row.
+    prefix_sums: Vec<(f64, f64)>,
+    stack: Vec<PendingNode>,
 }
 
 impl Grower {
-    /// Rows are a value and a target, in ascending order of the values. May leave part of a tree
-    /// where it returns [`Doubt`].
+    /// Appends the nodes of a tree. `rows` yields value and target, in ascending order of values.
+    ///
+    /// # Errors
+    ///
+    /// [`NeedsExact`] if rounding errors might decide; `trees` may then end with a partial tree.
     pub(super) fn grow(
         &mut self,
         rows: impl Iterator<Item = (f32, f64)>,
         mut random: SplitterRandom,
         max_depth: u32,
         trees: &mut Trees,
-    ) -> Result<(), Doubt> {
+    ) -> Result<(), NeedsExact> {
         self.values.clear();
-        self.sums.clear();
-        self.sums.push((0.0, 0.0));
+        self.prefix_sums.clear();
+        self.prefix_sums.push((0.0, 0.0));
         let mut sums = (0.0, 0.0);
         for (value, target) in rows {
             self.values.push(value);
             sums = (sums.0 + target, sums.1 + target * target);
-            self.sums.push(sums);
+            self.prefix_sums.push(sums);
         }
 
         let n_rows = self.values.len() as u32;
         let root = trees.node_count();
         let tolerance = tolerance(n_rows);
         self.stack.clear();
-        if n_rows >= 2 && self.may_vanish(0, n_rows, tolerance) {
-            return Err(Doubt);
+        if n_rows >= 2 && self.variance_may_be_zero(0, n_rows, tolerance) {
+            return Err(NeedsExact);
         }
-        self.stack.push(Pending {
+        self.stack.push(PendingNode {
             start: 0,
             end: n_rows,
             depth: 0,
@@ -80,17 +84,17 @@ impl Grower {
                 trees.push(LEAF, 0.0, end - start);
                 continue;
             };
-            if self.may_not_decrease(start, middle, end, tolerance) {
-                return Err(Doubt);
+            if self.split_may_not_improve(start, middle, end, tolerance) {
+                return Err(NeedsExact);
             }
             trees.push(0, threshold, end - start);
             let depth = node.depth + 1;
             for (start, end, right_of) in [(middle, end, id), (start, middle, LEAF)] {
                 let may_split = depth < max_depth && end - start >= 2;
-                if may_split && self.may_vanish(start, end, tolerance) {
-                    return Err(Doubt);
+                if may_split && self.variance_may_be_zero(start, end, tolerance) {
+                    return Err(NeedsExact);
                 }
-                self.stack.push(Pending {
+                self.stack.push(PendingNode {
                     start,
                     end,
                     depth,
@@ -101,59 +105,63 @@ impl Grower {
         Ok(())
     }
 
-    /// The threshold, and where the right side starts.
+    /// Draws a threshold; returns it with the start of the right side, or `None` for a leaf.
     fn split(
         &self,
         start: u32,
         end: u32,
         random: &mut SplitterRandom,
-    ) -> Result<Option<(f64, u32)>, Doubt> {
+    ) -> Result<Option<(f64, u32)>, NeedsExact> {
         let values = &self.values[start as usize..end as usize];
         let (min, max) = (values[0], values[values.len() - 1]);
-        // Draws the feature, of which there is but one.
+        // scikit-learn draws the feature, even if there is only one.
         random.next();
         if max <= min + FEATURE_THRESHOLD {
             return Ok(None);
         }
         let threshold = random.threshold(min, max);
-        // Which of two zeros of different sign came first cannot be seen any more.
+        // The sign of a zero threshold depends on which of two zeros of different sign came first,
+        // and sorting has lost that order.
         if threshold == 0.0 {
-            return Err(Doubt);
+            return Err(NeedsExact);
         }
         let left = values.partition_point(|&value| f64::from(value) <= threshold);
-        // Only infinities, which make the threshold NaN, leave a side empty.
+        // A side is empty only if an infinity makes the threshold NaN.
         let splits = left > 0 && left < values.len();
         Ok(splits.then_some((threshold, start + left as u32)))
     }
 
-    /// Whether the variance of the targets in a range is within the tolerance.
-    fn may_vanish(&self, start: u32, end: u32, tolerance: f64) -> bool {
+    /// Whether the variance of the targets in a range is within the tolerance of zero.
+    fn variance_may_be_zero(&self, start: u32, end: u32, tolerance: f64) -> bool {
         let n = f64::from(end - start);
-        let (sum, squares) = self.sums_of(start, end);
+        let (sum, squares) = self.range_sums(start, end);
         squares * n - sum * sum <= tolerance * n * n
     }
 
-    /// Whether a split decreases the variance by no more than the tolerance.
-    fn may_not_decrease(&self, start: u32, middle: u32, end: u32, tolerance: f64) -> bool {
+    /// Whether a split decreases the variance by at most the tolerance.
+    fn split_may_not_improve(&self, start: u32, middle: u32, end: u32, tolerance: f64) -> bool {
         let (n_left, n_right) = (f64::from(middle - start), f64::from(end - middle));
         let n = n_left + n_right;
-        let (left, _) = self.sums_of(start, middle);
-        let (right, _) = self.sums_of(middle, end);
-        let apart = left * n_right - right * n_left;
-        apart * apart <= tolerance * n_left * n_right * n * n
+        let (left, _) = self.range_sums(start, middle);
+        let (right, _) = self.range_sums(middle, end);
+        let difference = left * n_right - right * n_left;
+        difference * difference <= tolerance * n_left * n_right * n * n
     }
 
-    fn sums_of(&self, start: u32, end: u32) -> (f64, f64) {
-        let (from, to) = (self.sums[start as usize], self.sums[end as usize]);
+    fn range_sums(&self, start: u32, end: u32) -> (f64, f64) {
+        let (from, to) = (
+            self.prefix_sums[start as usize],
+            self.prefix_sums[end as usize],
+        );
         (to.0 - from.0, to.1 - from.1)
     }
 }
 
-/// Below this, a variance or a decrease of it may be zero or negative to scikit-learn.
+/// A variance, or a decrease of the variance, up to this may be zero or negative in scikit-learn.
 ///
-/// A sum of n targets below 1, added in any order, is off by at most n² ulps of 1; a variance is
-/// made of two such sums divided by n, a decrease of three variances. Here all are counted with the
-/// n of the whole tree, which leaves a wide margin; scikit-learn's own tolerance is one ulp.
+/// A sum of n targets below 1, added in any order, has an error of at most n² ulps of 1. A variance
+/// consists of two such sums divided by n, and a decrease of three variances. Using the n of the
+/// whole tree everywhere leaves a wide margin; scikit-learn's own tolerance is one ulp.
 fn tolerance(n_rows: u32) -> f64 {
     let n = f64::from(n_rows);
     (16.0 * n * n + 16.0) * f64::EPSILON
