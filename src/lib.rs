@@ -36,4 +36,5 @@ pub mod http;
 pub mod registry;
 pub mod server;
 pub mod store;
+mod total_order;
 pub mod training_data;

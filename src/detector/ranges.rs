@@ -3,6 +3,8 @@
 use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
+use crate::total_order::{f64_from_key, f64_to_key};
+
 /// What is said of a reading beyond the range of the training readings.
 ///
 /// A forest alone may well call it normal: to it, such a reading is as unusual as the least or
@@ -125,24 +127,18 @@ impl NormalRange {
 /// The greatest finite number for which `holds`, which holds up to some number and not beyond;
 /// `None` where it holds for none.
 fn greatest(holds: impl Fn(f64) -> bool) -> Option<f64> {
-    // Whole numbers in the order of the doubles they stand for.
-    let number = |key: i64| f64::from_bits((key ^ (((key >> 63) as u64) >> 1) as i64) as u64);
-    let key = |number: f64| {
-        let bits = number.to_bits() as i64;
-        bits ^ (((bits >> 63) as u64) >> 1) as i64
-    };
-    let (mut low, mut high) = (key(f64::MIN), key(f64::MAX));
-    if !holds(number(low)) {
+    let (mut low, mut high) = (f64_to_key(f64::MIN), f64_to_key(f64::MAX));
+    if !holds(f64_from_key(low)) {
         return None;
     }
     while low < high {
         // Rounded up, without overflow.
         let middle = ((i128::from(low) + i128::from(high) + 1) >> 1) as i64;
-        if holds(number(middle)) {
+        if holds(f64_from_key(middle)) {
             low = middle;
         } else {
             high = middle - 1;
         }
     }
-    Some(number(low))
+    Some(f64_from_key(low))
 }

@@ -1,55 +1,56 @@
-//! Trees padded to perfect ones, walked without branches, many rows at a time.
+//! Trees padded to perfect binary trees, walked without branches, many rows at a time.
 //!
-//! In a perfect tree in heap order the children of node `i` are `2i` and `2i + 1`, so a step down
-//! is a comparison and an addition. All walks are equally long, so nothing depends on the data but
-//! the addresses, and the walks of several rows overlap. Values and thresholds are replaced by
-//! whole numbers in the same order, whose comparison is itself a whole number to add.
+//! In a perfect tree in heap order, the children of node `i` are `2i` and `2i + 1`, so each step
+//! down is a comparison and an addition. All walks have the same length, so only addresses depend
+//! on the data, and the walks of several rows overlap. Values and thresholds are replaced by
+//! integers in the same order, because comparing integers yields an integer to add.
 
-use super::{PathLengths, f32_not_above};
+use super::path_length::{PathLengths, depths};
+use super::threshold::f32_not_above;
 use crate::forest::tree::{Tree, Trees};
+use crate::total_order::f32_to_key;
 
-/// Deeper trees are mostly padding.
-pub(super) const MAX_DEPTH: u32 = WIDE.trailing_zeros();
+/// Deeper trees would be mostly padding.
+const MAX_DEPTH: u32 = WIDE.trailing_zeros();
 
-/// Rows of more features are too long to be padded.
+/// Rows with more features are too long to pad.
 const MAX_FEATURES: usize = 256;
 
-/// Places for the nodes of a tree, by depth: up to 8 (trees of 256 rows), and up to 10.
+/// Nodes reserved per tree: for trees up to 8 levels deep (256 rows), and up to 10 levels.
 const NARROW: usize = 256;
 const WIDE: usize = 1024;
 
-/// Levels of a tree that are compared with all rows at once.
-const TOP: u32 = 3;
+/// Levels of a tree whose nodes are compared with all rows of a group at once.
+const TOP_LEVELS: u32 = 3;
 
-/// Rows whose first levels are compared at once.
+/// Rows in a group.
 const LANES: usize = 16;
 
 /// Rows whose walks overlap, half a group: as many as there are registers for.
 const OVERLAP: usize = LANES / 2;
 
-/// Places for the values of a group of rows, with up to 16 features and up to [`MAX_FEATURES`]; and
-/// as many as there are rows, so that where a feature begins and a row are in bounds together.
+/// Values reserved per group of rows, for up to 16 features and for up to [`MAX_FEATURES`]. The
+/// extra [`LANES`] keep the offset of a feature plus a lane in bounds.
 const FEW: usize = LANES * 16 + LANES;
 const MANY: usize = LANES * MAX_FEATURES + LANES;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
-    /// The [`order`] of the threshold.
+    /// The [`order_key`] of the threshold.
     threshold: i32,
-    /// Where the values of its feature begin in a group of rows: the feature times [`LANES`].
-    begin: u32,
+    /// Offset of the feature's values in a group of rows: the feature times [`LANES`].
+    offset: u32,
 }
 
-/// Where an early leaf is padded, every value goes left.
+/// A node below a leaf: every value goes left.
 const PADDING: Node = Node {
     threshold: i32::MAX,
-    begin: 0,
+    offset: 0,
 };
 
-/// A whole number that is greater for greater values, and the same for zeros of both signs.
-fn order(value: f32) -> i32 {
-    let bits = (value + 0.0).to_bits() as i32;
-    bits ^ (((bits >> 31) as u32) >> 1) as i32
+/// An integer that orders values as `<` does: zeros of both signs have the same key.
+fn order_key(value: f32) -> i32 {
+    f32_to_key(value + 0.0)
 }
 
 #[derive(Debug, Clone)]
@@ -58,20 +59,22 @@ pub(super) struct PerfectTrees {
     n_features: usize,
     /// [`NARROW`] or [`WIDE`].
     width: usize,
-    /// `width` places for each tree.
+    /// `width` nodes per tree.
     nodes: Vec<Node>,
-    /// The path lengths at the bottom: where a walk ends at `i`, the one at `i % width`.
+    /// Path lengths at the bottom, `width` per tree: a walk that ends at `i` has the one at
+    /// `i % width`.
     lengths: Vec<f64>,
 }
 
 impl PerfectTrees {
-    /// `None` when a tree is deeper than [`MAX_DEPTH`], or there are too many features.
+    /// Pads the trees. `None` if a tree is deeper than [`MAX_DEPTH`] or there are more than
+    /// [`MAX_FEATURES`] features.
     pub(super) fn new(trees: &Trees, n_features: usize) -> Option<Self> {
         let depth = trees
             .iter()
-            .map(|tree| super::depths(&tree).into_iter().max().unwrap_or(0))
+            .map(|tree| depths(&tree).into_iter().max().unwrap_or(0))
             .max()?
-            .max(TOP);
+            .max(TOP_LEVELS);
         if depth > MAX_DEPTH || n_features > MAX_FEATURES {
             return None;
         }
@@ -87,7 +90,7 @@ impl PerfectTrees {
         let nodes = perfect.nodes.chunks_mut(width);
         let lengths = perfect.lengths.chunks_mut(width);
         for ((tree, nodes), lengths) in trees.iter().zip(nodes).zip(lengths) {
-            place(&tree, depth, nodes, lengths, &path_lengths);
+            lay_out(&tree, depth, nodes, lengths, &path_lengths);
         }
         Some(perfect)
     }
@@ -97,17 +100,18 @@ impl PerfectTrees {
         let nodes = self.nodes.chunks_exact(self.width);
         let lengths = self.lengths.chunks_exact(self.width);
         nodes.zip(lengths).fold(0.0, |sum, (nodes, lengths)| {
-            let mut at = 1;
+            let mut index = 1;
             for _ in 0..self.depth {
-                let node = nodes[at];
-                let value = order(row[node.begin as usize / LANES]);
-                at = 2 * at + usize::from(node.threshold < value);
+                let node = nodes[index];
+                let value = order_key(row[node.offset as usize / LANES]);
+                index = 2 * index + usize::from(node.threshold < value);
             }
-            sum + lengths[at % self.width]
+            sum + lengths[index % self.width]
         })
     }
 
-    /// The sums of as many rows as `sums` is long.
+    /// Writes the sum of path lengths of each row to `sums`; `value` returns the value of a row and a
+    /// feature.
     pub(super) fn path_length_sums(&self, value: impl Fn(usize, usize) -> f32, sums: &mut [f64]) {
         match (self.width, self.n_features) {
             (NARROW, ..=16) => self.walk::<u8, NARROW, FEW>(value, sums),
@@ -117,65 +121,66 @@ impl PerfectTrees {
         }
     }
 
-    /// Walks down every tree with all rows. `WIDTH`, and `VALUES` without the last [`LANES`], are
-    /// powers of two, so that a remainder keeps an index in bounds without a branch.
-    fn walk<P: Place, const WIDTH: usize, const VALUES: usize>(
+    /// Walks all rows down every tree. `WIDTH` and `VALUES - LANES` are powers of two, so a remainder
+    /// keeps an index in bounds without a branch.
+    fn walk<I: HeapIndex, const WIDTH: usize, const VALUES: usize>(
         &self,
         value: impl Fn(usize, usize) -> f32,
         sums: &mut [f64],
     ) {
-        // Feature by feature within a group of rows.
+        // Within a group of rows, values are ordered feature by feature.
         let mut groups = vec![[0; VALUES]; sums.len().div_ceil(LANES)];
         for row in 0..sums.len() {
             let group = &mut groups[row / LANES];
             for feature in 0..self.n_features {
-                group[feature * LANES + row % LANES] = order(value(row, feature));
+                group[feature * LANES + row % LANES] = order_key(value(row, feature));
             }
         }
-        let mut places = vec![[P::default(); LANES]; groups.len()];
-        let mut padded = vec![[0.0; LANES]; groups.len()];
+        let mut positions = vec![[I::default(); LANES]; groups.len()];
+        let mut padded_sums = vec![[0.0; LANES]; groups.len()];
         let (nodes, _) = self.nodes.as_chunks::<WIDTH>();
         let (lengths, _) = self.lengths.as_chunks::<WIDTH>();
         for (nodes, lengths) in nodes.iter().zip(lengths) {
-            for (group, places) in groups.iter().zip(&mut places) {
-                *places = top(nodes, group);
+            for (group, positions) in groups.iter().zip(&mut positions) {
+                *positions = walk_top(nodes, group);
             }
-            for ((group, places), sums) in groups.iter().zip(&places).zip(&mut padded) {
+            for ((group, positions), sums) in groups.iter().zip(&positions).zip(&mut padded_sums) {
                 for half in [0, OVERLAP] {
-                    let mut at: [P; OVERLAP] = std::array::from_fn(|lane| places[half + lane]);
-                    for _ in TOP..self.depth {
-                        for (lane, at) in at.iter_mut().enumerate() {
-                            let node = nodes[at.index() % WIDTH];
-                            let begin = node.begin as usize % (VALUES - LANES);
-                            *at = at.child(node.threshold < group[begin + half + lane]);
+                    let mut indices: [I; OVERLAP] =
+                        std::array::from_fn(|lane| positions[half + lane]);
+                    for _ in TOP_LEVELS..self.depth {
+                        for (lane, index) in indices.iter_mut().enumerate() {
+                            let node = nodes[index.get() % WIDTH];
+                            let offset = node.offset as usize % (VALUES - LANES);
+                            *index = index.child(node.threshold < group[offset + half + lane]);
                         }
                     }
-                    for (lane, at) in at.iter().enumerate() {
-                        sums[half + lane] += lengths[at.index() % WIDTH];
+                    for (lane, index) in indices.iter().enumerate() {
+                        sums[half + lane] += lengths[index.get() % WIDTH];
                     }
                 }
             }
         }
-        for (sum, &padded) in sums.iter_mut().zip(padded.as_flattened()) {
-            *sum = padded;
+        for (sum, &padded_sum) in sums.iter_mut().zip(padded_sums.as_flattened()) {
+            *sum = padded_sum;
         }
     }
 }
 
-/// The number of a node in heap order, but for the multiples of a tree's width. A byte is enough for
-/// narrow trees, and then neither a remainder nor wide registers are needed.
-trait Place: Copy + Default {
-    fn new(place: i32) -> Self;
-    fn index(self) -> usize;
+/// The index of a node in heap order, modulo a tree's width. For narrow trees a byte suffices, which
+/// needs neither a remainder nor wide registers.
+trait HeapIndex: Copy + Default {
+    fn new(index: i32) -> Self;
+    fn get(self) -> usize;
     fn child(self, right: bool) -> Self;
 }
 
-impl Place for u8 {
-    fn new(place: i32) -> Self {
-        place as u8
+impl HeapIndex for u8 {
+    fn new(index: i32) -> Self {
+        index as u8
     }
 
-    fn index(self) -> usize {
+    fn get(self) -> usize {
         self.into()
     }
 
@@ -184,12 +189,12 @@ impl Place for u8 {
     }
 }
 
-impl Place for u32 {
-    fn new(place: i32) -> Self {
-        place as u32
+impl HeapIndex for u32 {
+    fn new(index: i32) -> Self {
+        index as u32
     }
 
-    fn index(self) -> usize {
+    fn get(self) -> usize {
         self as usize
     }
 
@@ -198,28 +203,31 @@ impl Place for u32 {
     }
 }
 
-/// The first levels for all rows of a group at once: each of their nodes is compared with every row,
-/// which takes no addresses that depend on data, and the comparisons on a row's way are picked.
+/// Walks all rows of a group down the top levels at once: compares each node with every row, so
+/// that no address depends on the data, and selects the comparisons on each row's path.
 ///
-/// It and what it calls are inlined, since else the lanes go through memory at every call.
+/// This function and its callees are inlined; otherwise the lanes go through memory at every call.
 #[inline(always)]
-fn top<P: Place, const VALUES: usize>(nodes: &[Node], group: &[i32; VALUES]) -> [P; LANES] {
-    let right = |at| goes_right(nodes[at], group);
+fn walk_top<I: HeapIndex, const VALUES: usize>(
+    nodes: &[Node],
+    group: &[i32; VALUES],
+) -> [I; LANES] {
+    let right = |index: usize| goes_right(nodes[index], group);
     let first = right(1);
-    let second = pick(&first, right(3), right(2));
-    let third = pick(
+    let second = select(&first, right(3), right(2));
+    let third = select(
         &first,
-        pick(&second, right(7), right(6)),
-        pick(&second, right(5), right(4)),
+        select(&second, right(7), right(6)),
+        select(&second, right(5), right(4)),
     );
-    std::array::from_fn(|lane| P::new(8 - 4 * first[lane] - 2 * second[lane] - third[lane]))
+    std::array::from_fn(|lane| I::new(8 - 4 * first[lane] - 2 * second[lane] - third[lane]))
 }
 
-/// All bits set where a row's value goes right.
+/// For each row, all bits set if its value goes right, else none.
 #[inline(always)]
 fn goes_right<const VALUES: usize>(node: Node, group: &[i32; VALUES]) -> [i32; LANES] {
-    let begin = node.begin as usize % (VALUES - LANES);
-    let values = &group[begin..begin + LANES];
+    let offset = node.offset as usize % (VALUES - LANES);
+    let values = &group[offset..offset + LANES];
     let mut right = [0; LANES];
     for (right, &value) in right.iter_mut().zip(values) {
         *right = -i32::from(node.threshold < value);
@@ -227,39 +235,40 @@ fn goes_right<const VALUES: usize>(node: Node, group: &[i32; VALUES]) -> [i32; L
     right
 }
 
+/// Takes each lane from `right` where its mask is set, else from `left`.
 #[inline(always)]
-fn pick(which: &[i32; LANES], right: [i32; LANES], left: [i32; LANES]) -> [i32; LANES] {
-    let mut picked = [0; LANES];
+fn select(mask: &[i32; LANES], right: [i32; LANES], left: [i32; LANES]) -> [i32; LANES] {
+    let mut selected = [0; LANES];
     for lane in 0..LANES {
-        picked[lane] = (which[lane] & right[lane]) | (!which[lane] & left[lane]);
+        selected[lane] = (mask[lane] & right[lane]) | (!mask[lane] & left[lane]);
     }
-    picked
+    selected
 }
 
-/// Puts a tree into heap order.
-fn place(
+/// Writes a tree in heap order to `nodes` and `lengths`.
+fn lay_out(
     tree: &Tree<'_>,
     depth: u32,
     nodes: &mut [Node],
     lengths: &mut [f64],
     path_lengths: &PathLengths,
 ) {
-    // A node, its depth and its place.
-    let mut open = vec![(0, 0, 1usize)];
-    while let Some((node, edges, at)) = open.pop() {
+    // Node, depth and heap index.
+    let mut pending = vec![(0, 0, 1usize)];
+    while let Some((node, edges, index)) = pending.pop() {
         match (tree.split(node), tree.children(node)) {
             (Some((feature, threshold)), Some((left, right))) => {
-                nodes[at] = Node {
-                    threshold: order(f32_not_above(threshold)),
-                    begin: (feature * LANES) as u32,
+                nodes[index] = Node {
+                    threshold: order_key(f32_not_above(threshold)),
+                    offset: (feature * LANES) as u32,
                 };
-                open.push((left, edges + 1, 2 * at));
-                open.push((right, edges + 1, 2 * at + 1));
+                pending.push((left, edges + 1, 2 * index));
+                pending.push((right, edges + 1, 2 * index + 1));
             }
             _ => {
                 let rows = tree.n_node_samples()[node];
-                let bottom = at << (depth - edges);
-                lengths[bottom % nodes.len()] = path_lengths.of(edges, rows);
+                let bottom = index << (depth - edges);
+                lengths[bottom % nodes.len()] = path_lengths.of_leaf(edges, rows);
             }
         }
     }

@@ -1,44 +1,47 @@
-//! A forest over one feature as the step function that it is.
+//! A forest over one feature, as a step function.
 
 use std::ops::Range;
 
-use super::{PathLengths, anomaly_score, f32_not_above};
+use super::path_length::{PathLengths, anomaly_score};
+use super::threshold::f32_not_above;
 use crate::forest::tree::Trees;
 
-/// Breakpoints for each bucket, on average: with more buckets the table would take more of the
+/// Average number of breakpoints per bucket. With fewer, the table would cost more space in the
 /// first-level cache than it saves comparisons.
 const BREAKPOINTS_PER_BUCKET: usize = 3;
 
-/// As many breakpoints are compared at once, without a branch; buckets that hold more are searched.
-/// Few do, unless most values crowd in a small part of the range.
+/// Number of breakpoints that a look-up compares at once, without a branch. Buckets with more are
+/// searched; they are few unless most values lie in a small part of the range.
 const PROBES: usize = 16;
 
-/// As many intervals are added up side by side, since the additions of one wait for each other. At
-/// most [`PROBES`], so that the last block is whole.
+/// Number of intervals whose path lengths are summed together, because the additions of one
+/// interval depend on each other. At most [`PROBES`], so that the last block is whole.
 const BLOCK: usize = 8;
 
-/// Constant between breakpoints. A table of equally wide buckets in front of them leads near the
-/// right one, so that a look-up takes a few nanoseconds whatever their number.
+/// The score as a function of the value, constant between breakpoints.
+///
+/// A table of buckets of equal width leads near the right breakpoint, so that a look-up takes a few
+/// nanoseconds for any number of breakpoints.
 #[derive(Debug, Clone)]
 pub(super) struct StepFunction {
-    /// Ascending and distinct, then [`PROBES`] times infinity. A value up to the `i`-th, and above
-    /// the one before it, lies in interval `i`.
+    /// Ascending and distinct, followed by [`PROBES`] infinities. Interval `i` holds the values up to
+    /// breakpoint `i` and above breakpoint `i - 1`.
     breakpoints: Vec<f32>,
-    /// The anomaly score in each interval.
+    /// The anomaly score of each interval.
     scores: Vec<f64>,
     buckets: Buckets,
 }
 
 impl StepFunction {
-    /// `None` for trees whose thresholds do not ascend from left to right, which are none that grow
-    /// from data.
+    /// Precomputes all scores. `None` for trees whose thresholds do not ascend from left to right,
+    /// which never grow from data.
     pub(super) fn new(trees: &Trees, denominator: f64) -> Option<Self> {
         let (first, mut steps) = steps(trees)?;
         steps.sort_unstable_by(|a, b| a.upper.total_cmp(&b.upper));
         let breakpoints = breakpoints(&steps);
         let buckets = Buckets::new(&breakpoints[..breakpoints.len() - PROBES]);
         let mut scores = vec![0.0; breakpoints.len() - PROBES + 1];
-        // Of each tree, the path length in each interval of the block.
+        // For each tree, the path length in each interval of the block.
         let mut lengths: Vec<_> = first.into_iter().map(|length| [length; BLOCK]).collect();
         let mut steps = steps.as_slice();
         let (uppers, _) = breakpoints.as_chunks::<BLOCK>();
@@ -51,7 +54,7 @@ impl StepFunction {
                     *length = if above { step.length } else { *length };
                 }
             }
-            // In the order of the trees.
+            // Added in the order of the trees, as scikit-learn does.
             let mut sums = [0.0; BLOCK];
             for lengths in &lengths {
                 for (sum, length) in sums.iter_mut().zip(lengths) {
@@ -73,17 +76,17 @@ impl StepFunction {
         })
     }
 
-    /// The intervals from below to above: the greatest value, and the anomaly score.
+    /// The intervals in ascending order: the greatest value and the anomaly score of each.
     pub(super) fn intervals(&self) -> impl Iterator<Item = (f32, f64)> {
         let upper = self.breakpoints.iter().copied();
         upper.zip(self.scores.iter().copied())
     }
 
-    /// The anomaly score of a value, which is not NaN.
+    /// The anomaly score of a value, which must not be NaN.
     pub(super) fn score(&self, value: f32) -> f64 {
         let bucket = self.buckets.range(value);
         let below = if bucket.len() <= PROBES {
-            // Breakpoints of later buckets are not below the value and count for nothing.
+            // Breakpoints of later buckets are not below the value, so they add nothing.
             let probes = &self.breakpoints[bucket.start..bucket.start + PROBES];
             let below = probes.iter().map(|&b| u32::from(b < value));
             below.sum::<u32>() as usize
@@ -94,35 +97,35 @@ impl StepFunction {
     }
 }
 
-/// Where the path length in one tree changes.
+/// A change of the path length in one tree.
 #[derive(Clone, Copy)]
 struct Step {
-    /// The greatest value below.
+    /// The greatest value below the step.
     upper: f32,
     tree: u32,
-    /// The path length above.
+    /// The path length above the step.
     length: f64,
 }
 
-/// The path length of the least values in each tree, and the steps, tree by tree and ascending.
+/// The path length of the smallest values in each tree, and the steps, ascending within each tree.
 fn steps(trees: &Trees) -> Option<(Vec<f64>, Vec<Step>)> {
     let lengths = PathLengths::new();
     let mut first = Vec::with_capacity(trees.len());
     let step_count = trees.iter().map(|tree| tree.node_count() / 2).sum();
     let mut steps = Vec::with_capacity(step_count);
-    // Thresholds above the node that are to its right, and how deep they stand.
+    // Thresholds of the ancestors that lie to the right of the node, and their depths.
     let mut open: Vec<(f32, u32)> = Vec::new();
     for (i, tree) in trees.iter().enumerate() {
         let mut depth = 0;
         let mut below = f32::NEG_INFINITY;
         for (node, &rows) in tree.n_node_samples().iter().enumerate() {
             if let Some((_, threshold)) = tree.split(node) {
-                // The left child comes next. -0 and 0 are one breakpoint.
+                // The left child is the next node. Adding 0.0 turns -0 into 0: one breakpoint.
                 open.push((f32_not_above(threshold) + 0.0, depth));
                 depth += 1;
                 continue;
             }
-            let length = lengths.of(depth, rows);
+            let length = lengths.of_leaf(depth, rows);
             if below == f32::NEG_INFINITY {
                 first.push(length);
             } else {
@@ -145,7 +148,7 @@ fn steps(trees: &Trees) -> Option<(Vec<f64>, Vec<Step>)> {
     Some((first, steps))
 }
 
-/// The breakpoints of sorted steps.
+/// The breakpoints of sorted steps, and their padding.
 fn breakpoints(steps: &[Step]) -> Vec<f32> {
     let mut breakpoints = Vec::with_capacity(steps.len() + PROBES);
     breakpoints.extend(steps.iter().map(|step| step.upper));
@@ -154,17 +157,18 @@ fn breakpoints(steps: &[Step]) -> Vec<f32> {
     breakpoints
 }
 
-/// Equally wide stretches of the values from the first breakpoint to the last.
+/// Divides the range from the first breakpoint to the last into buckets of equal width.
 #[derive(Debug, Clone)]
 struct Buckets {
     low: f32,
+    /// Buckets per unit of value.
     per_unit: f32,
     /// The first breakpoint of each bucket, and the end of the last.
     starts: Vec<u32>,
 }
 
 impl Buckets {
-    /// For ascending and finite breakpoints.
+    /// Distributes breakpoints, which must be ascending and finite.
     fn new(breakpoints: &[f32]) -> Self {
         let (low, high) = match breakpoints {
             [low, .., high] => (*low, *high),
@@ -178,7 +182,7 @@ impl Buckets {
             starts: vec![0; last + 2],
         };
         for &breakpoint in breakpoints {
-            let bucket = buckets.of(breakpoint);
+            let bucket = buckets.bucket_of(breakpoint);
             buckets.starts[bucket + 1] += 1;
         }
         for bucket in 0..=last {
@@ -187,17 +191,17 @@ impl Buckets {
         buckets
     }
 
-    /// Never falls as the value rises, rounding included: so a breakpoint in an earlier bucket than
-    /// a value's is below the value, and one in a later bucket above it.
-    fn of(&self, value: f32) -> usize {
-        // The cast takes what is below the range, or not a number, to 0.
+    /// The bucket of a value. Rounding keeps it monotonic: breakpoints in earlier buckets are below
+    /// the value, and breakpoints in later buckets are above it.
+    fn bucket_of(&self, value: f32) -> usize {
+        // The cast saturates: values below the range, and NaN, become 0.
         let bucket = ((value - self.low) * self.per_unit) as usize;
         bucket.min(self.starts.len() - 2)
     }
 
-    /// The breakpoints in a value's bucket.
+    /// The indices of the breakpoints in a value's bucket.
     fn range(&self, value: f32) -> Range<usize> {
-        let bucket = self.of(value);
+        let bucket = self.bucket_of(value);
         self.starts[bucket] as usize..self.starts[bucket + 1] as usize
     }
 }

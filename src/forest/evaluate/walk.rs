@@ -1,13 +1,16 @@
-//! Trees as they grew, walked one after the other.
+//! Walks the trees one after the other, in the form in which they were grown.
 
-use super::{PathLengths, depths, f32_not_above};
+use super::path_length::{PathLengths, depths};
+use super::threshold::f32_not_above;
 use crate::forest::tree::{LEAF, Trees};
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
     threshold: f32,
+    /// The feature that splits the node, or [`LEAF`].
     feature: u32,
-    /// Index of the right child, the left one being the next node; or of a leaf's length.
+    /// Index of the right child (the left child is the next node); for a leaf, index of its path
+    /// length.
     right: u32,
 }
 
@@ -15,6 +18,7 @@ struct Node {
 pub(super) struct Walk {
     nodes: Vec<Node>,
     roots: Vec<u32>,
+    /// Path lengths of the leaves.
     lengths: Vec<f64>,
 }
 
@@ -39,7 +43,7 @@ impl Walk {
                         },
                         _ => {
                             let rows = tree.n_node_samples()[node];
-                            walk.lengths.push(path_lengths.of(depth, rows));
+                            walk.lengths.push(path_lengths.of_leaf(depth, rows));
                             Node {
                                 threshold: 0.0,
                                 feature: LEAF,
@@ -55,14 +59,14 @@ impl Walk {
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
         self.roots.iter().fold(0.0, |sum, &root| {
-            let mut at = root;
+            let mut index = root;
             loop {
-                let node = self.nodes[at as usize];
+                let node = self.nodes[index as usize];
                 if node.feature == LEAF {
                     return sum + self.lengths[node.right as usize];
                 }
                 let left = row[node.feature as usize] <= node.threshold;
-                at = if left { at + 1 } else { node.right };
+                index = if left { index + 1 } else { node.right };
             }
         })
     }

@@ -1,0 +1,136 @@
+//! Picks an evaluation method for a forest and scores rows with it.
+
+use linfa::Float;
+use ndarray::{ArrayBase, Data, Ix2};
+use rayon::prelude::*;
+
+use super::path_length::{anomaly_score, average_path_length};
+use super::perfect::PerfectTrees;
+use super::step::StepFunction;
+use super::walk::Walk;
+use crate::forest::convert::as_f32;
+use crate::forest::tree::Trees;
+
+/// Rows that are scored together: padded, they fit into the first-level cache beside a tree.
+const BLOCK: usize = 128;
+
+/// With fewer values, starting threads costs more than it saves.
+const MIN_PARALLEL_VALUES: usize = 32 * 1024;
+
+/// Scores rows with a compiled form of the trees.
+#[derive(Debug, Clone)]
+pub(in crate::forest) struct Evaluator {
+    method: Method,
+    /// Divides the sum of path lengths: the number of trees times their average path length.
+    denominator: f64,
+}
+
+#[derive(Debug, Clone)]
+enum Method {
+    Step(StepFunction),
+    Perfect(PerfectTrees),
+    Walk(Walk),
+}
+
+impl Evaluator {
+    /// Compiles trees that were grown from `max_samples` rows each.
+    pub(in crate::forest) fn new(trees: &Trees, n_features: usize, max_samples: u32) -> Self {
+        let denominator = trees.len() as f64 * average_path_length(max_samples);
+        let step = match n_features {
+            1 => StepFunction::new(trees, denominator).map(Method::Step),
+            _ => None,
+        };
+        let method = step
+            .or_else(|| PerfectTrees::new(trees, n_features).map(Method::Perfect))
+            .unwrap_or_else(|| Method::Walk(Walk::new(trees)));
+        Self {
+            method,
+            denominator,
+        }
+    }
+
+    /// scikit-learn's `score_samples` of one row; `row` must have one value per feature.
+    pub(in crate::forest) fn score_one(&self, row: &[f64]) -> f64 {
+        let narrow = |row: &[f64]| row.iter().map(|&value| value as f32).collect::<Vec<_>>();
+        match &self.method {
+            Method::Step(step) => -step.score(row[0] as f32),
+            Method::Perfect(trees) => self.score(trees.path_length_sum(&narrow(row))),
+            Method::Walk(walk) => self.score(walk.path_length_sum(&narrow(row))),
+        }
+    }
+
+    /// The intervals of constant score, adjacent and ascending: the greatest value of each, and
+    /// scikit-learn's `score_samples` of its values. `None` unless the forest is a step function.
+    pub(in crate::forest) fn intervals(&self) -> Option<impl Iterator<Item = (f32, f64)>> {
+        match &self.method {
+            Method::Step(step) => Some(step.intervals().map(|(upper, score)| (upper, -score))),
+            _ => None,
+        }
+    }
+
+    /// Writes scikit-learn's `score_samples` of each row to `scores`.
+    pub(in crate::forest) fn score_samples<F: Float, D: Data<Elem = F> + Sync>(
+        &self,
+        rows: &ArrayBase<D, Ix2>,
+        scores: &mut [f64],
+    ) {
+        let score_block = |(block, scores): (usize, &mut [f64])| {
+            self.score_block(rows, block * BLOCK, scores);
+        };
+        if rows.len() < MIN_PARALLEL_VALUES {
+            scores.chunks_mut(BLOCK).enumerate().for_each(score_block);
+        } else {
+            scores
+                .par_chunks_mut(BLOCK)
+                .enumerate()
+                .for_each(score_block);
+        }
+    }
+
+    /// Scores `scores.len()` rows, starting with row `first`.
+    fn score_block<F: Float, D: Data<Elem = F>>(
+        &self,
+        rows: &ArrayBase<D, Ix2>,
+        first: usize,
+        scores: &mut [f64],
+    ) {
+        match &self.method {
+            Method::Step(step) => {
+                let column = rows.column(0);
+                match column.as_slice() {
+                    Some(values) => {
+                        for (score, &value) in scores.iter_mut().zip(&values[first..]) {
+                            *score = -step.score(as_f32(value));
+                        }
+                    }
+                    None => {
+                        for (score, &value) in scores.iter_mut().zip(column.iter().skip(first)) {
+                            *score = -step.score(as_f32(value));
+                        }
+                    }
+                }
+                return;
+            }
+            Method::Perfect(trees) => {
+                let value = |row, feature| as_f32(rows[(first + row, feature)]);
+                trees.path_length_sums(value, scores);
+            }
+            Method::Walk(walk) => {
+                let mut row = Vec::with_capacity(rows.ncols());
+                for (i, sum) in scores.iter_mut().enumerate() {
+                    row.clear();
+                    row.extend(rows.row(first + i).iter().map(|&value| as_f32(value)));
+                    *sum = walk.path_length_sum(&row);
+                }
+            }
+        }
+        for score in scores {
+            *score = self.score(*score);
+        }
+    }
+
+    /// scikit-learn's `score_samples` for a sum of path lengths.
+    fn score(&self, path_length_sum: f64) -> f64 {
+        -anomaly_score(path_length_sum, self.denominator)
+    }
+}
