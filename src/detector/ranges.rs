@@ -1,36 +1,37 @@
-//! Ranges of readings: those trained on, those called normal, and what is beyond them.
+//! Training ranges, normal ranges, and the policy for readings outside the training range.
 
 use ndarray::ArrayView1;
 use serde::{Deserialize, Serialize};
 
 use crate::total_order::{f64_from_key, f64_to_key};
 
-/// What is said of a reading beyond the range of the training readings.
+/// The policy for readings outside the range of the training readings.
 ///
-/// A forest alone may well call it normal: to it, such a reading is as unusual as the least or
-/// greatest reading that it was trained on, and that may not be unusual at all.
+/// A forest alone may label such a reading normal: it gives the reading the score of the smallest or
+/// greatest training reading, which may be a common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutOfRange {
-    /// What its score says, as in PyOD.
+    /// The score decides, as in PyOD.
     #[default]
     Score,
-    /// It is an anomaly: where its score is not above the threshold, it gets the greatest score
-    /// that there is.
+    /// The reading is an anomaly. If its score is not above the threshold, the score is replaced by
+    /// the greatest one,
+    /// [`max_decision`](crate::forest::IsolationForest::max_decision).
     Anomaly,
 }
 
-/// The least and the greatest training reading of a feature.
+/// The range of a feature's training readings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TrainingRange {
-    /// The least.
+    /// The minimum.
     pub low: f64,
-    /// The greatest.
+    /// The maximum.
     pub high: f64,
 }
 
 impl TrainingRange {
-    /// Of a column, which has a value.
+    /// The range of a column, which must not be empty.
     pub(super) fn of(column: ArrayView1<'_, f64>) -> Self {
         Self {
             low: column.iter().copied().fold(f64::INFINITY, f64::min),
@@ -38,13 +39,14 @@ impl TrainingRange {
         }
     }
 
+    /// Whether the ends are finite and in order.
     pub(super) fn is_sound(&self) -> bool {
         self.low.is_finite() && self.high.is_finite() && self.low <= self.high
     }
 
-    /// Wider at both ends by a share of its width.
+    /// The range extended at both ends by `margin`, a share of its width.
     pub(super) fn widened(&self, margin: f64) -> Self {
-        // The width of a range may be beyond the range of a double, whereas half of it is not.
+        // The width may overflow `f64`; half of it cannot.
         let half = margin * (self.high / 2.0 - self.low / 2.0);
         Self {
             low: self.low - half - half,
@@ -53,38 +55,40 @@ impl TrainingRange {
     }
 }
 
-/// Whether one of the values of a reading is beyond its limits.
+/// Whether a value of a reading is outside its limits.
 pub(super) fn is_outside(limits: &[TrainingRange], row: impl Iterator<Item = f64>) -> bool {
-    let mut values = limits.iter().zip(row);
-    values.any(|(limits, value)| value < limits.low || value > limits.high)
+    limits
+        .iter()
+        .zip(row)
+        .any(|(limits, value)| value < limits.low || value > limits.high)
 }
 
-/// On which side of the training range a detector calls everything normal.
+/// The sides of the training range on which a detector labels every reading normal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlindSides {
-    /// Far below all training readings.
+    /// Whether readings far below all training readings are normal.
     pub below: bool,
-    /// Far above all training readings.
+    /// Whether readings far above all training readings are normal.
     pub above: bool,
 }
 
-/// A range of readings, its ends included; `None` where it has no end.
+/// An inclusive range of readings that are labelled normal; `None` is an open end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormalRange {
-    /// The least reading of the range.
+    /// The smallest reading of the range.
     pub low: Option<f64>,
     /// The greatest reading of the range.
     pub high: Option<f64>,
 }
 
 impl NormalRange {
-    /// The readings whose scaled values are above the first and up to the second of a pair; `None`
-    /// where there are none, since steps of the forest may lie between two neighbouring doubles.
+    /// The readings whose scaled values are in `(low, high]`. `None` if there are none, because a
+    /// step of the forest may lie between two neighbouring doubles.
     pub(super) fn from_scaled(
         (low, high): (f32, f32),
         scaled: impl Fn(f64) -> f32,
     ) -> Option<Self> {
-        // Scaling and rounding never reverse two readings, so a limit can be searched for.
+        // Scaling and rounding are monotonic, so a binary search finds each limit.
         let range = Self {
             low: match low {
                 f32::NEG_INFINITY => None,
@@ -98,7 +102,7 @@ impl NormalRange {
         range.if_not_empty()
     }
 
-    /// What of it lies within limits, if there are any.
+    /// The intersection with `limits`; `None` if it is empty.
     pub(super) fn within(self, limits: Option<TrainingRange>) -> Option<Self> {
         let Some(limits) = limits else {
             return Some(self);
@@ -124,15 +128,15 @@ impl NormalRange {
     }
 }
 
-/// The greatest finite number for which `holds`, which holds up to some number and not beyond;
-/// `None` where it holds for none.
+/// The greatest finite number for which `holds` is true; `None` if there is none. `holds` must be
+/// true up to some number and false beyond it.
 fn greatest(holds: impl Fn(f64) -> bool) -> Option<f64> {
     let (mut low, mut high) = (f64_to_key(f64::MIN), f64_to_key(f64::MAX));
     if !holds(f64_from_key(low)) {
         return None;
     }
     while low < high {
-        // Rounded up, without overflow.
+        // Rounded up; `i128` does not overflow.
         let middle = ((i128::from(low) + i128::from(high) + 1) >> 1) as i64;
         if holds(f64_from_key(middle)) {
             low = middle;

@@ -1,10 +1,13 @@
-//! scikit-learn's `StandardScaler` on linfa-preprocessing's `LinearScaler`.
+//! scikit-learn's `StandardScaler`, built on linfa-preprocessing's `LinearScaler`.
 //!
-//! The centring is linfa's. What is fitted and how the deviation is applied differ from
-//! `LinearScaler::standard()` in three ways, so that every scaled value has scikit-learn's bits:
-//! sums are added in numpy's order, a feature is constant by scikit-learn's relative rule and not
-//! by an absolute one (1e-20 may be a large deviation), and the deviation divides, where linfa
-//! multiplies by its reciprocal and so differs in the last digit for a quarter of all values.
+//! linfa does the centring. To give every scaled value scikit-learn's bits, the rest differs from
+//! `LinearScaler::standard()` in three ways:
+//!
+//! * Sums are added in numpy's order.
+//! * A feature is constant by scikit-learn's relative rule, not by an absolute one: 1e-20 may be a
+//!   large deviation.
+//! * Values are divided by the deviation. linfa multiplies by its reciprocal, which changes the last
+//!   digit of a quarter of all values.
 
 use std::borrow::Cow;
 
@@ -14,25 +17,26 @@ use linfa_preprocessing::linear_scaling::LinearScaler;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::DetectorError;
+use super::error::DetectorError;
+use crate::forest::FitError;
 
-/// Subtracts the mean of each feature and divides by its population standard deviation (by 1 where
-/// the feature is constant).
+/// Subtracts the mean of each feature and divides by its population standard deviation, or by 1 if
+/// the feature is constant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Stored", try_from = "Stored")]
+#[serde(into = "StoredScaler", try_from = "StoredScaler")]
 pub struct StandardScaler {
     centre: LinearScaler<f64>,
     scale: Array1<f64>,
 }
 
-/// A scaler as it is stored.
+/// The serialised form of a scaler.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredScaler {
     mean: Vec<f64>,
     scale: Vec<f64>,
 }
 
-impl From<StandardScaler> for Stored {
+impl From<StandardScaler> for StoredScaler {
     fn from(scaler: StandardScaler) -> Self {
         Self {
             mean: scaler.mean().to_vec(),
@@ -41,10 +45,10 @@ impl From<StandardScaler> for Stored {
     }
 }
 
-impl TryFrom<Stored> for StandardScaler {
+impl TryFrom<StoredScaler> for StandardScaler {
     type Error = String;
 
-    fn try_from(stored: Stored) -> Result<Self, Self::Error> {
+    fn try_from(stored: StoredScaler) -> Result<Self, Self::Error> {
         let sound = stored.mean.len() == stored.scale.len()
             && stored.mean.iter().all(|mean| mean.is_finite())
             && stored.scale.iter().all(|&scale| scale > 0.0);
@@ -56,20 +60,23 @@ impl TryFrom<Stored> for StandardScaler {
 }
 
 impl StandardScaler {
-    /// Learns mean and deviation of each column.
+    /// Fits mean and deviation of each column. `rows` has the shape (rows, features), and its values
+    /// must be finite.
     ///
     /// # Errors
     ///
-    /// [`DetectorError::Overflow`] when a column's sum is beyond the range of `f64`;
-    /// [`DetectorError::Fit`] when there are no rows. Values are taken to be finite.
+    /// [`DetectorError::Overflow`] if the sum of a column exceeds the range of `f64`;
+    /// [`DetectorError::Fit`] if there are no rows.
     pub fn fit(rows: ArrayView2<'_, f64>) -> Result<Self, DetectorError> {
         if rows.nrows() == 0 {
-            return Err(DetectorError::Fit(crate::forest::FitError::NoRows));
+            return Err(FitError::NoRows.into());
         }
-        let lone = rows.ncols() == 1;
-        let columns = rows.columns().into_iter();
-        let (mean, scale): (Vec<f64>, Vec<f64>) =
-            columns.map(|column| moments(column, lone)).unzip();
+        let single = rows.ncols() == 1;
+        let (mean, scale): (Vec<f64>, Vec<f64>) = rows
+            .columns()
+            .into_iter()
+            .map(|column| moments(column, single))
+            .unzip();
         if let Some(feature) = mean.iter().position(|mean| !mean.is_finite()) {
             return Err(DetectorError::Overflow { row: None, feature });
         }
@@ -77,7 +84,7 @@ impl StandardScaler {
     }
 
     fn from_moments(mean: Vec<f64>, scale: Vec<f64>) -> Result<Self, String> {
-        // The mean of one row is that row, to the bit.
+        // linfa fits offsets to data; the mean of one row is that row, to the bit.
         let mean = Array1::from(mean).insert_axis(Axis(0));
         let centre = LinearScaler::standard_no_std()
             .fit(&DatasetBase::from(mean))
@@ -88,37 +95,40 @@ impl StandardScaler {
         })
     }
 
-    /// scikit-learn's `mean_`.
+    /// scikit-learn's `mean_`, one value per feature.
     pub fn mean(&self) -> &Array1<f64> {
         self.centre.offsets()
     }
 
-    /// scikit-learn's `scale_`.
+    /// scikit-learn's `scale_`, one value per feature.
     pub fn scale(&self) -> &Array1<f64> {
         &self.scale
     }
 
-    /// One value of one feature, scaled. Infinite where the result is beyond the range of `f64`.
+    /// Scales one value of one feature. Infinite if the result exceeds the range of `f64`.
     pub(super) fn scale_value(&self, feature: usize, value: f64) -> f64 {
         (value - self.mean()[feature]) / self.scale[feature]
     }
 }
 
-/// Rows must have as many columns as the scaler was fitted on.
+/// Scales rows, which must have as many columns as the scaler was fitted on.
 impl Transformer<Array2<f64>, Array2<f64>> for StandardScaler {
     fn transform(&self, rows: Array2<f64>) -> Array2<f64> {
         self.centre.transform(rows) / &self.scale
     }
 }
 
-/// Mean, and deviation to divide by, as scikit-learn's `_incremental_mean_and_var` and
-/// `_is_constant_feature`: the corrected two-pass algorithm of Chan, Golub and LeVeque (1983).
+/// The mean of a column and the deviation to divide by, computed as by scikit-learn's
+/// `_incremental_mean_and_var` and `_is_constant_feature`: the corrected two-pass algorithm of
+/// Chan, Golub and LeVeque (1983).
 ///
-/// numpy adds a lone column, and one that is contiguous, pairwise; columns side by side row by row.
-fn moments(column: ArrayView1<'_, f64>, lone: bool) -> (f64, f64) {
+/// numpy adds a single column or a contiguous one pairwise, and interleaved columns row by row.
+fn moments(column: ArrayView1<'_, f64>, single: bool) -> (f64, f64) {
     let n = column.len() as f64;
-    let contiguous = column.as_slice().map(Cow::Borrowed);
-    let contiguous = contiguous.or_else(|| lone.then(|| Cow::Owned(column.to_vec())));
+    let contiguous = column
+        .as_slice()
+        .map(Cow::Borrowed)
+        .or_else(|| single.then(|| Cow::Owned(column.to_vec())));
     let sum = |value: &dyn Fn(f64) -> f64| match &contiguous {
         Some(values) => pairwise_sum(values, value),
         None => column.iter().fold(0.0, |sum, &v| sum + value(v)),
@@ -131,13 +141,13 @@ fn moments(column: ArrayView1<'_, f64>, lone: bool) -> (f64, f64) {
 
     let rounding = n * mean * f64::EPSILON;
     let negligible = n * f64::EPSILON * variance + rounding * rounding;
-    // WriteOutcome as scikit-learn's comparison: an infinite variance is "constant" too.
+    // As in scikit-learn, an infinite variance counts as constant too.
     let constant = variance <= negligible;
     (mean, if constant { 1.0 } else { variance.sqrt() })
 }
 
-/// numpy's summation of a contiguous array: eight running sums within blocks of 128, blocks in
-/// halves.
+/// numpy's sum of a contiguous array: eight running sums within blocks of 128 values; longer arrays
+/// are halved.
 fn pairwise_sum(values: &[f64], map: &dyn Fn(f64) -> f64) -> f64 {
     const BLOCK: usize = 128;
     if values.len() < 8 {

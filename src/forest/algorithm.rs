@@ -248,7 +248,7 @@ impl IsolationForest {
     }
 
     /// Returns [`ScoreError::Width`] unless a row of `got` values fits the forest.
-    fn check_width(&self, got: usize) -> Result<(), ScoreError> {
+    pub(crate) fn check_width(&self, got: usize) -> Result<(), ScoreError> {
         let expected = self.n_features();
         if got == expected {
             Ok(())

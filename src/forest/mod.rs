@@ -32,3 +32,4 @@ pub use hyperparams::{
 };
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
+pub(crate) use validate::first_not_finite;

@@ -6,7 +6,7 @@ use ndarray::{ArrayBase, Data, Ix2};
 use super::convert::as_f64;
 
 /// Row, column and value of the first value, in row order, that is NaN or infinite.
-pub(super) fn first_not_finite<F: Float, D: Data<Elem = F>>(
+pub(crate) fn first_not_finite<F: Float, D: Data<Elem = F>>(
     rows: &ArrayBase<D, Ix2>,
 ) -> Option<(usize, usize, f64)> {
     rows.indexed_iter()
