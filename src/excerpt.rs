@@ -1,8 +1,8 @@
-//! Excerpts of what a client sent, for error messages.
+//! Shortens text from clients for error messages.
 
 use std::borrow::Cow;
 
-/// The first 60 characters of a text, and an ellipsis where it goes on.
+/// Returns the first 60 characters of a text, followed by an ellipsis if it is longer.
 pub(crate) fn excerpt(text: &str) -> Cow<'_, str> {
     const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {

@@ -1,7 +1,7 @@
-//! Anomaly detection over HTTP with an isolation forest that equals scikit-learn's to the bit.
+//! Anomaly detection over HTTP, with an isolation forest that equals scikit-learn's to the bit.
 //!
-//! The library of the `iforest-server` command: the forest can be used alone, as a linfa
-//! algorithm; with a scaler, as a [`Detector`](detector::Detector); or behind HTTP.
+//! This is the library behind the `iforest-server` command. The forest can be used alone, as a
+//! linfa algorithm; with a scaler, as a [`Detector`](detector::Detector); or behind HTTP.
 //!
 //! ```
 //! use iforest_server::detector::Detector;
@@ -16,15 +16,16 @@
 //!
 //! # Layout
 //!
-//! Dependencies point downwards only.
+//! Each layer depends only on the layers below it.
 //!
-//! * [`http`]: routes, JSON shapes and error answers; [`server`]: accept loop and graceful stop
-//! * [`registry`]: the models that are served, their retraining, and other servers' changes
-//! * [`store`]: where models are kept, and in what form
+//! * [`http`]: routes, JSON requests and responses; [`server`]: accept loop and graceful shutdown
+//! * [`registry`]: the served models, their retraining, and the changes that other servers make
+//! * [`store`]: storage of models and its format
 //! * [`detector`]: scaler, forest and threshold as one value
 //! * [`forest`]: the isolation forest
 //!
-//! beside them [`training_data`], what a server is first trained on, and `text`, how it is written.
+//! Helpers: [`training_data`], the training data of the default model; `encoding` and `excerpt`, text
+//! from files and clients; `total_order`, floats as ordered integers.
 
 #![forbid(unsafe_code)]
 

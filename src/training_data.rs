@@ -1,4 +1,4 @@
-//! The readings that a server starts from: a file of real ones, or synthetic ones as server.py's.
+//! Training data for the default model: a file of readings, or server.py's synthetic readings.
 
 use std::path::{Path, PathBuf};
 
@@ -9,43 +9,50 @@ use crate::encoding;
 use crate::excerpt::excerpt;
 use crate::forest::NumpyRandom;
 
-/// How many synthetic readings server.py trains on.
-const SYNTHETIC: usize = 500;
+/// Number of synthetic readings, as in server.py.
+const SYNTHETIC_READINGS: usize = 500;
 
-/// A file of readings that could not be used.
+/// An error that occurs while a file of readings is read. Its message names the file and, if known,
+/// the line.
 #[derive(Debug, Error)]
 #[error("{}{}: {problem}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
 pub struct TrainingDataError {
     path: PathBuf,
+    /// Counted from 1.
     line: Option<u64>,
     problem: String,
 }
 
-/// "Normal" vibration as server.py makes it up: 500 values uniform in 0 to 5. They equal
-/// `numpy.random.RandomState(random_state).uniform(0, 5, 500)`.
+/// Generates server.py's synthetic "normal" vibration, of shape (500, 1): uniform in `[0, 5)`, and
+/// equal to `numpy.random.RandomState(random_state).uniform(0, 5, 500)`.
 pub fn synthetic(random_state: u32) -> Array2<f64> {
     let mut random = NumpyRandom::new(random_state);
-    Array2::from_shape_simple_fn((SYNTHETIC, 1), || 5.0 * random.uniform())
+    Array2::from_shape_simple_fn((SYNTHETIC_READINGS, 1), || 5.0 * random.uniform())
 }
 
 /// Reads a file with one reading per line, or a CSV file whose readings are its only column or the
-/// one called `value`. Columns are parted by `,` or `;`; empty lines are passed over.
+/// column named `value`, in upper or lower case. Returns an array of shape (readings, 1).
+///
+/// The delimiter is `;` if the first line contains one, else `,`. Empty lines are skipped. The text
+/// may be UTF-8 or UTF-16.
 ///
 /// # Errors
 ///
-/// [`TrainingDataError`] names the file and the line.
+/// [`TrainingDataError`] if the file cannot be read or contains no readings, or if a line has no
+/// finite number in the expected column.
 pub fn from_file(path: &Path) -> Result<Array2<f64>, TrainingDataError> {
-    let fail = |line: Option<u64>, problem: String| TrainingDataError {
+    let error = |line: Option<u64>, problem: String| TrainingDataError {
         path: path.to_owned(),
         line,
         problem,
     };
-    let bytes = std::fs::read(path).map_err(|error| fail(None, error.to_string()))?;
-    let text = encoding::decode(&bytes).map_err(|problem| fail(None, problem))?;
-    let values = parse(&text).map_err(|(line, problem)| fail(line, problem))?;
+    let bytes = std::fs::read(path).map_err(|cause| error(None, cause.to_string()))?;
+    let text = encoding::decode(&bytes).map_err(|problem| error(None, problem))?;
+    let values = parse(&text).map_err(|(line, problem)| error(line, problem))?;
     Ok(Array1::from(values).insert_axis(Axis(1)))
 }
 
+/// Parses the readings of a file. The error is a line, if known, and a problem.
 fn parse(text: &str) -> Result<Vec<f64>, (Option<u64>, String)> {
     let first_line = text.lines().find(|line| !line.trim().is_empty());
     let semicolons = first_line.is_some_and(|line| line.contains(';'));
@@ -64,42 +71,49 @@ fn parse(text: &str) -> Result<Vec<f64>, (Option<u64>, String)> {
             (line, error.to_string())
         })?;
         let line = record.position().map(|position| {
-            // The position is where the record before ended: empty lines may follow.
+            // The position is the end of the previous record; empty lines may follow it.
             let rest = text.as_bytes().get(position.byte() as usize..);
-            let empty = rest.unwrap_or_default().iter();
-            let empty = empty.take_while(|byte| matches!(byte, b'\r' | b'\n'));
-            position.line() + empty.filter(|&&byte| byte == b'\n').count() as u64
+            let empty_lines = rest
+                .unwrap_or_default()
+                .iter()
+                .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+                .filter(|&&byte| byte == b'\n')
+                .count();
+            position.line() + empty_lines as u64
         });
         if record.iter().all(str::is_empty) {
             continue;
         }
-        let Some(layout) = &layout else {
-            let (found, is_header) = Layout::of(&record).map_err(|problem| (line, problem))?;
-            if !is_header {
-                values.push(found.reading(&record).map_err(|problem| (line, problem))?);
-            }
-            layout = Some(found);
+        let at_line = |problem| (line, problem);
+        if let Some(layout) = &layout {
+            values.push(layout.reading(&record).map_err(at_line)?);
             continue;
-        };
-        values.push(layout.reading(&record).map_err(|problem| (line, problem))?);
+        }
+        let (detected, is_header) = Layout::detect(&record).map_err(at_line)?;
+        if !is_header {
+            values.push(detected.reading(&record).map_err(at_line)?);
+        }
+        layout = Some(detected);
     }
     if values.is_empty() {
-        return Err((None, "there is no reading in this file".to_owned()));
+        return Err((None, "the file contains no readings".to_owned()));
     }
     Ok(values)
 }
 
-/// Where in a line the reading stands, as the first line shows it.
+/// The columns of a file, detected from its first line.
 struct Layout {
+    /// Number of columns.
     columns: usize,
+    /// Index of the column of readings.
     reading: usize,
 }
 
 impl Layout {
-    /// The layout, and whether the line is a header.
-    fn of(first: &csv::StringRecord) -> Result<(Self, bool), String> {
+    /// Returns the layout and whether the line is a header.
+    fn detect(first: &csv::StringRecord) -> Result<(Self, bool), String> {
         let columns = first.len();
-        // A name with a digit in it may be a misspelt reading, which must not be dropped in silence.
+        // A field with a digit may be a mistyped reading, which must not be skipped silently.
         let is_header = first.iter().all(|field| {
             !field.contains(|c: char| c.is_ascii_digit()) && field.parse::<f64>().is_err()
         });
@@ -116,16 +130,17 @@ impl Layout {
                 is_header,
             )),
             None if is_header => Err(format!(
-                "none of the columns {} is called value",
+                "no column is named value; the columns are {}",
                 first.iter().collect::<Vec<_>>().join(", ")
             )),
             None => Err(format!(
                 "expected one reading per line (with a decimal point, not a comma), or a header \
-                 with a column called value; got {columns} columns"
+                 with a column named value; got {columns} columns"
             )),
         }
     }
 
+    /// Parses the reading of a line.
     fn reading(&self, line: &csv::StringRecord) -> Result<f64, String> {
         if line.len() != self.columns {
             return Err(format!(
@@ -149,7 +164,7 @@ impl Layout {
 mod tests {
     use super::*;
 
-    // The shapes in which people have readings: bare lines, exports with a header, Excel's marks.
+    // Formats that users have: bare lines, exports with a header, Excel's delimiters.
     #[test]
     fn reads_lines_and_columns() {
         for text in [
@@ -164,9 +179,9 @@ mod tests {
         }
     }
 
-    // A bad line must be found by its number, and never be dropped in silence.
+    // An error names the line, and no bad line is skipped silently.
     #[test]
-    fn refuses_a_bad_line_by_its_number() {
+    fn rejects_a_bad_line_by_its_number() {
         for (text, line, problem) in [
             (
                 "1\n2\nabc\n",
@@ -198,10 +213,10 @@ mod tests {
             (
                 "a,b\n1,2\n",
                 Some(1),
-                "none of the columns a, b is called value",
+                "no column is named value; the columns are a, b",
             ),
-            ("", None, "there is no reading in this file"),
-            ("value\n", None, "there is no reading in this file"),
+            ("", None, "the file contains no readings"),
+            ("value\n", None, "the file contains no readings"),
         ] {
             assert_eq!(parse(text), Err((line, problem.to_owned())), "{text:?}");
         }
@@ -210,7 +225,7 @@ mod tests {
         assert!(problem.contains("with a decimal point"), "{problem}");
     }
 
-    // Whoever doubts the start model can make it again in Python. Recorded with numpy 2.4.6:
+    // The default model can be reproduced in Python. Recorded with numpy 2.4.6:
     // RandomState(42).uniform(0, 5, 500)[:2].
     #[test]
     fn synthetic_readings_are_those_of_numpy() {
