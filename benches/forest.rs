@@ -1,5 +1,5 @@
-//! The library under criterion, on one thread: `cargo bench --bench forest`. Every result is
-//! compared with the plain evaluation of the trees before it is timed.
+//! Criterion benchmarks of the library, on one thread: `cargo bench --bench forest`. Results are
+//! compared with the plain evaluation of the trees before they are timed.
 
 use std::hint::black_box;
 
@@ -9,16 +9,16 @@ use iforest_server::detector::Detector;
 #[path = "work.rs"]
 mod work;
 
-fn judge(c: &mut Criterion) {
+fn predict(c: &mut Criterion) {
     let readings = work::data(500, 1);
     let values = work::data(1 << 16, 1);
     let detector = Detector::fit(&work::params(), readings).expect("good data");
     work::check(detector.forest(), &values);
     let mut next = values.iter().cycle();
-    // Another value each time: the same one over and over would be predicted by the processor.
-    c.bench_function("judge one value", |b| {
+    // A different value each time, because the processor would predict the branches of a single one.
+    c.bench_function("predict one value", |b| {
         b.iter_batched(
-            || *next.next().expect("there is no end"),
+            || *next.next().expect("the iterator is infinite"),
             |value| detector.predict(black_box(value)),
             BatchSize::NumIterations(1 << 14),
         );
@@ -35,9 +35,9 @@ fn score(c: &mut Criterion) {
         });
         if columns == 10 {
             let mut next = rows.rows().into_iter().cycle();
-            c.bench_function("judge one row of 10", |b| {
+            c.bench_function("predict one row of 10", |b| {
                 b.iter_batched(
-                    || next.next().expect("there is no end").to_vec(),
+                    || next.next().expect("the iterator is infinite").to_vec(),
                     |row| forest.decision_function_one(black_box(&row)),
                     BatchSize::NumIterations(1 << 10),
                 );
@@ -56,13 +56,15 @@ fn fit(c: &mut Criterion) {
     }
 }
 
-fn all(c: &mut Criterion) {
+fn run_all(c: &mut Criterion) {
     let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1);
-    one_thread.build_global().expect("nothing was run before");
-    judge(c);
+    one_thread
+        .build_global()
+        .expect("rayon has not started yet");
+    predict(c);
     score(c);
     fit(c);
 }
 
-criterion_group!(benches, all);
+criterion_group!(benches, run_all);
 criterion_main!(benches);

@@ -1,15 +1,15 @@
-//! Load over loopback, and the yardstick for it.
+//! A load generator for loopback, and reference servers to compare with.
 //!
-//! * `http baseline`: an axum handler that parses `{"value":x}` and answers a constant, under the
-//!   runtime of the real server; prints its address and serves until it is killed
-//! * `http bare`: a loop that answers the same to whatever comes, reads none of it and never sleeps:
-//!   nothing answers one connection sooner
-//! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: requests to /predict, each
-//!   connection sending the next once the last is answered; with RETRAIN_ADDRESS, 500 readings are
-//!   sent there to /retrain all the while. Prints one line of JSON, latencies in seconds
-//! * `http poll …`: the same, but the client looks for answers without ever sleeping. To be woken
-//!   takes a client longer than the server takes to answer, so this tells more of the server
-//! * nothing (`cargo bench --bench http`): the server beside the baseline, in alternating order
+//! * `http baseline`: an axum handler that parses `{"value":x}` and returns a constant, on the
+//!   runtime of the real server. Prints its address and serves until it is killed.
+//! * `http bare`: a loop that answers every read with the same constant, parses nothing and never
+//!   sleeps: a lower bound for the latency of one connection.
+//! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: sends requests to /predict; each
+//!   connection sends the next request after the last response. With RETRAIN_ADDRESS, it also sends
+//!   500 readings to /retrain there, again and again. Prints one line of JSON, latencies in seconds.
+//! * `http poll …`: same as `load`, but the client polls for responses and never sleeps. Waking a
+//!   client takes longer than the server takes to respond, so this measures the server better.
+//! * no arguments (`cargo bench --bench http`): the server and the baseline, in alternating order.
 //!
 //! `compare/compare.py` uses the first four.
 
@@ -26,11 +26,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What answers more slowly than this counts as failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Slower requests count as failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most requests that one run sends.
-const MOST: usize = 5_000_000;
+/// Maximum number of requests per run.
+const MAX_REQUESTS: usize = 5_000_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args()
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["baseline"] => baseline(),
         ["bare"] => bare(),
         [
-            how @ ("load" | "poll"),
+            command @ ("load" | "poll"),
             address,
             connections,
             seconds,
@@ -49,13 +49,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         ] => {
             let seconds = Duration::from_secs_f64(seconds.parse()?);
             let retrain = retrain.first().map(|a| a.parse()).transpose()?;
-            let client = if how == "poll" {
-                Client::Polls
+            let wait = if command == "poll" {
+                Wait::Poll
             } else {
-                Client::Sleeps
+                Wait::Sleep
             };
             let load = load(
-                client,
+                wait,
                 address.parse()?,
                 connections.parse()?,
                 seconds,
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// As long as a real answer.
+/// As long as a real response.
 const CONSTANT: &str = concat!(
     r#"{"input_value":2.5,"scaled_value":-0.0123456789012345,"anomaly_score":-0.0987654321098765,"#,
     r#""prediction":0,"status":"Normal Behaviour"}"#,
@@ -92,7 +92,7 @@ fn baseline() -> Result<(), Box<dyn Error>> {
 }
 
 fn bare() -> Result<(), Box<dyn Error>> {
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{CONSTANT}",
         CONSTANT.len()
     );
@@ -106,7 +106,7 @@ fn bare() -> Result<(), Box<dyn Error>> {
         loop {
             match stream.read(&mut request) {
                 Ok(0) => break,
-                Ok(_) => stream.write_all(answer.as_bytes())?,
+                Ok(_) => stream.write_all(response.as_bytes())?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => break,
             }
@@ -114,7 +114,7 @@ fn bare() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// The one place that knows how the real server is run.
+/// Serves a router on the runtime of the real server.
 fn serve(listener: std::net::TcpListener, router: Router) -> Result<(), Box<dyn Error>> {
     server::run(
         listener,
@@ -125,10 +125,10 @@ fn serve(listener: std::net::TcpListener, router: Router) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// What became of one run.
+/// The result of a run.
 #[derive(Default)]
 struct Load {
-    /// Of each request that was answered 200, in nanoseconds, sorted.
+    /// Latency of each request with status 200, in nanoseconds, sorted.
     latencies: Vec<u64>,
     failed: usize,
     retrains: usize,
@@ -156,15 +156,15 @@ impl Load {
     }
 }
 
+/// How the client waits for a response.
 #[derive(Clone, Copy)]
-enum Client {
-    /// Until there is an answer.
-    Sleeps,
-    Polls,
+enum Wait {
+    Sleep,
+    Poll,
 }
 
 fn load(
-    how: Client,
+    wait: Wait,
     address: SocketAddr,
     connections: usize,
     time: Duration,
@@ -172,21 +172,23 @@ fn load(
 ) -> Result<Load, Box<dyn Error>> {
     for address in [Some(address), retrain].into_iter().flatten() {
         if !address.ip().is_loopback() {
-            return Err(format!("{address} is not on this machine").into());
+            return Err(format!("{address} is not a loopback address").into());
         }
     }
     let start = Instant::now();
-    let (until, most) = (start + time, MOST / connections.max(1));
-    // With one thread the client would keep a processor waiting that the server shares with it.
+    let (deadline, max_requests) = (start + time, MAX_REQUESTS / connections.max(1));
+    // A single client thread would leave processors idle that client and server share.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads.clamp(1, connections.max(1));
     let mut load = std::thread::scope(|scope| {
         let shares: Vec<_> = (0..threads)
             .map(|i| {
                 let connections = connections / threads + usize::from(i < connections % threads);
-                // It only waits, so it may share the thread of others.
+                // The retraining client mostly waits, so it can share a thread.
                 let retrain = retrain.filter(|_| i == 0);
-                scope.spawn(move || share(how, address, connections, until, most, retrain))
+                scope.spawn(move || {
+                    run_share(wait, address, connections, deadline, max_requests, retrain)
+                })
             })
             .collect();
         let mut load = Load::default();
@@ -203,20 +205,20 @@ fn load(
     Ok(load)
 }
 
-/// What one thread sends.
-fn share(
-    how: Client,
+/// Runs the connections of one thread.
+fn run_share(
+    wait: Wait,
     address: SocketAddr,
     connections: usize,
-    until: Instant,
-    most: usize,
+    deadline: Instant,
+    max_requests: usize,
     retrain: Option<SocketAddr>,
 ) -> std::io::Result<Load> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     Ok(runtime.block_on(async {
-        if let Client::Polls = how {
+        if let Wait::Poll = wait {
             tokio::spawn(async {
                 loop {
                     tokio::task::yield_now().await;
@@ -225,7 +227,7 @@ fn share(
         }
         let predict = request("/predict", address, r#"{"value": 2.5}"#);
         let clients: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(client(address, predict.clone(), until, most)))
+            .map(|_| tokio::spawn(client(address, predict.clone(), deadline, max_requests)))
             .collect();
         let retrainer = retrain.map(|address| {
             let samples: Vec<String> = (0..500)
@@ -235,8 +237,8 @@ fn share(
             tokio::spawn(client(
                 address,
                 request("/retrain", address, &body),
-                until,
-                most,
+                deadline,
+                max_requests,
             ))
         });
         let mut load = Load::default();
@@ -263,22 +265,22 @@ fn request(path: &str, address: SocketAddr, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Sends a request again and again; how long each took and how many were not answered 200.
+/// Sends a request repeatedly. Returns the latencies in nanoseconds, and the number of failures.
 async fn client(
     address: SocketAddr,
     request: Vec<u8>,
-    until: Instant,
-    most: usize,
+    deadline: Instant,
+    max_requests: usize,
 ) -> (Vec<u64>, usize) {
     let (mut latencies, mut failed) = (Vec::new(), 0);
     let (mut connection, mut buffer) = (None, Vec::with_capacity(4096));
-    for _ in 0..most {
+    for _ in 0..max_requests {
         let start = Instant::now();
-        if start >= until {
+        if start >= deadline {
             break;
         }
         match timeout(
-            PATIENCE,
+            REQUEST_TIMEOUT,
             exchange(address, &mut connection, &request, &mut buffer),
         )
         .await
@@ -295,8 +297,9 @@ async fn client(
     (latencies, failed)
 }
 
-/// One request and its answer; true if that is 200. Connects if need be, and lets go of a
-/// connection that the server says it closes, as Flask's server and gunicorn do after each answer.
+/// Sends one request and reads the response; returns whether its status is 200. Connects if needed,
+/// and drops the connection if the response says that the server closes it, as Flask's server and
+/// gunicorn do after each response.
 async fn exchange(
     address: SocketAddr,
     connection: &mut Option<TcpStream>,
@@ -333,7 +336,7 @@ async fn exchange(
     Ok(buffer.get(9..12) == Some(b"200"))
 }
 
-/// Content-Length, and whether the connection ends with this answer.
+/// Parses the content length, and whether the server closes the connection after this response.
 fn framing(head: &[u8]) -> std::io::Result<(usize, bool)> {
     let (mut length, mut closes) = (None, head.starts_with(b"HTTP/1.0"));
     for line in head.split(|&byte| byte == b'\n').skip(1) {
@@ -350,13 +353,16 @@ fn framing(head: &[u8]) -> std::io::Result<(usize, bool)> {
     Ok((length.ok_or(ErrorKind::InvalidData)?, closes))
 }
 
-/// A process that ends when this is dropped.
-struct Served(Child, SocketAddr);
+/// A server process, killed on drop.
+struct ServerProcess {
+    child: Child,
+    address: SocketAddr,
+}
 
-impl Drop for Served {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -368,28 +374,31 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
     let mut line = String::new();
     let stdout = child.stdout.take().expect("it is piped");
     BufReader::new(stdout).read_line(&mut line)?;
-    let baseline = Served(child, line.trim().parse()?);
+    let baseline = ServerProcess {
+        child,
+        address: line.trim().parse()?,
+    };
 
-    // A port that was free a moment ago.
+    // Bind to a free port, and release it for the server.
     let address = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let child = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
         .args(["--host", "127.0.0.1", "--store", "memory:"])
         .args(["--log-level", "error", "--port"])
         .arg(address.port().to_string())
         .spawn()?;
-    let ours = Served(child, address);
+    let ours = ServerProcess { child, address };
     let start = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > REQUEST_TIMEOUT {
             return Err("the server does not answer".into());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
 
-    for (how, connections, label) in [
-        (Client::Sleeps, 1, "1 connection"),
-        (Client::Polls, 1, "1 connection, polling"),
-        (Client::Sleeps, 64, "64 connections"),
+    for (wait, connections, label) in [
+        (Wait::Sleep, 1, "1 connection"),
+        (Wait::Poll, 1, "1 connection, polling"),
+        (Wait::Sleep, 64, "64 connections"),
     ] {
         let mut ratios = Vec::new();
         for round in 0..6 {
@@ -397,12 +406,18 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
             order.rotate_left(round % 2);
             let mut rates = [0.0; 2];
             for server in order {
-                let load = load(how, server.1, connections, Duration::from_secs(1), None)?;
-                let who = usize::from(server.1 == baseline.1);
-                rates[who] = load.per_second();
+                let load = load(
+                    wait,
+                    server.address,
+                    connections,
+                    Duration::from_secs(1),
+                    None,
+                )?;
+                let index = usize::from(server.address == baseline.address);
+                rates[index] = load.per_second();
                 println!(
                     "{label}, {}: {:.0} requests/s, p50 {:.0} us, p99 {:.0} us, {} failed",
-                    ["iforest-server", "baseline"][who],
+                    ["iforest-server", "baseline"][index],
                     load.per_second(),
                     load.percentile(50) * 1e6,
                     load.percentile(99) * 1e6,

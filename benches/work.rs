@@ -1,4 +1,4 @@
-// The data and the checks that both benchmarks share.
+// Data and checks shared by the benchmarks.
 
 use iforest_server::forest::{IsolationForest, IsolationForestParams};
 use linfa::prelude::*;
@@ -7,8 +7,8 @@ use ndarray::Array2;
 #[path = "../tests/common/plain.rs"]
 mod plain;
 
-/// The data that `compare/compare.py` gives to the others: SplitMix64 (Steele, Lea and Flood,
-/// 2014), uniform in 0 to 5.
+/// The data that `compare/compare.py` also generates: SplitMix64 (Steele, Lea and Flood, 2014),
+/// uniform in `[0, 5)`, of shape (rows, columns).
 pub(crate) fn data(rows: usize, columns: usize) -> Array2<f64> {
     let mut state = 1u64;
     Array2::from_shape_simple_fn((rows, columns), || {
@@ -30,7 +30,7 @@ pub(crate) fn fit(data: &Array2<f64>) -> IsolationForest {
     params().fit(&dataset).expect("good data")
 }
 
-/// Compares scores with the plain evaluation of the trees, to the bit, before anything is timed.
+/// Checks that scores equal the plain evaluation of the trees to the bit, before anything is timed.
 pub(crate) fn check(forest: &IsolationForest, rows: &Array2<f64>) {
     let scores = forest.score_samples(rows).expect("good rows");
     for (row, score) in rows.rows().into_iter().zip(&scores).take(1000) {

@@ -1,8 +1,8 @@
-//! Several features in a linfa pipeline: standardise, fit, label, and see which machine is ill.
+//! Several features in a linfa pipeline: standardises, fits and labels readings of a pump.
 //!
-//! A pump is watched by vibration (mm/s), bearing temperature (°C) and motor current (A). In the
-//! healthy pump all three rise with the load. Each reading of the ailing one would pass alone; it
-//! is their combination that does not occur.
+//! Sensors measure vibration (mm/s), bearing temperature (°C) and motor current (A). In a healthy
+//! pump all three rise with the load. In a faulty pump, each value is normal on its own, but the
+//! combination does not occur in a healthy one.
 //!
 //!     cargo run --example linfa_pipeline
 

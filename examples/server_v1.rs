@@ -1,9 +1,9 @@
-//! The tutorial's first server in a page of axum: four training readings, `POST /predict`, and
-//! answers of its own shape, `{"prediction":1,"status":"Anomaly","value":0.45}`.
+//! The tutorial's first server on one page of axum: four training readings and `POST /predict`,
+//! which returns the tutorial's JSON, `{"prediction":1,"status":"Anomaly","value":0.45}`.
 //!
 //!     cargo run --example server_v1 [ADDRESS]
 //!
-//! listens on 0.0.0.0:5000 unless told otherwise.
+//! The default ADDRESS is 0.0.0.0:5000.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ enum Value {
     Flag(bool),
 }
 
-/// Python's `float()`. It takes text with white space around and underscores between digits.
+/// Python's `float()`, which accepts surrounding white space and underscores between digits.
 fn float(value: Value) -> Option<f64> {
     match value {
         Value::Number(number) => Some(number),
@@ -50,16 +50,16 @@ async fn predict(
     State(forest): State<Arc<IsolationForest>>,
     Json(reading): Json<Reading>,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
-    let refusal = |error: String| (StatusCode::UNPROCESSABLE_ENTITY, error);
-    let value = float(reading.value).ok_or_else(|| refusal("value must be a number".to_owned()))?;
+    let reject = |error: String| (StatusCode::UNPROCESSABLE_ENTITY, error);
+    let value = float(reading.value).ok_or_else(|| reject("value must be a number".to_owned()))?;
     let decision = forest
         .decision_function_one(&[value])
-        .map_err(|error| refusal(error.to_string()))?;
+        .map_err(|error| reject(error.to_string()))?;
     let (prediction, status) = match forest.is_anomaly(decision) {
         true => (1, "Anomaly"),
         false => (0, "Normal"),
     };
-    // Flask writes keys in alphabetical order, and a newline at the end.
+    // Like Flask: keys in alphabetical order, and a newline at the end.
     let body =
         format!("{{\"prediction\":{prediction},\"status\":\"{status}\",\"value\":{value:?}}}\n");
     Ok(([(CONTENT_TYPE, "application/json")], body))
@@ -69,8 +69,8 @@ async fn predict(
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or("0.0.0.0:5000".to_owned());
     let normal_vibration = Dataset::from(array![[0.23], [0.25], [0.21], [0.29]]);
-    // Seeded: on four readings the border depends much on the draw, and about one seed in a thousand
-    // puts 0.45 inside.
+    // With four readings the threshold depends strongly on the seed; about one seed in a thousand
+    // labels 0.45 normal. A fixed seed makes the result reproducible.
     let forest = IsolationForest::params()
         .random_state(42)
         .fit(&normal_vibration)?;

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Runs scikit-learn, PyOD, isotree and server.py beside iforest-server and prints one table.
+"""Compares iforest-server with scikit-learn, PyOD, isotree and server.py; prints Markdown tables.
 
     python3 benches/compare/compare.py --server path/to/server.py > table.md
 
 Needs Python 3.11 or newer, cargo and a C++ compiler (for isotree). The packages of
-requirements.txt go into a virtual environment in cargo's target folder. In each round everybody
-does the same work, and every other round in reverse order. Servers listen on 127.0.0.1 only.
+requirements.txt are installed into a virtual environment in cargo's target folder. In each round all
+contenders run the same task; every other round runs them in reverse order. Servers listen on
+127.0.0.1 only.
 """
 
 import argparse
@@ -31,7 +32,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 ENV = TARGET / "compare-env"
 REQUIREMENTS = HERE / "requirements.txt"
 
-# One thread for everybody's linear algebra; the forests are told apart.
+# One thread for everybody's linear algebra; the forests get one thread by their own parameters.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -43,7 +44,7 @@ def say(*words):
 
 
 def enter_environment():
-    """Installs what is pinned, and starts this program anew inside."""
+    """Installs the pinned packages into the virtual environment, and re-runs this script in it."""
     python = ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     installed = ENV / "installed.txt"
     wanted = REQUIREMENTS.read_text()
@@ -59,7 +60,7 @@ def enter_environment():
 
 
 def build():
-    """The benches, then the program alone, as it is released: without what only benches ask for."""
+    """Builds the benches, then the program as released: without features that only benches enable."""
     say("building")
     environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET)}
     command = ["cargo", "bench", "--locked", "--no-run", "--bench", "anchors", "--bench", "http"]
@@ -82,7 +83,7 @@ def build():
 
 
 def alternate(rounds, contenders):
-    """Runs each contender once a round, in reverse order every other round; the results of each."""
+    """Runs each contender once per round, in reverse order every other round; returns their results."""
     results = {name: [] for name in contenders}
     for i in range(rounds):
         order = list(contenders.items())
@@ -92,7 +93,7 @@ def alternate(rounds, contenders):
 
 
 def ratios(above, below):
-    """The median of the rounds' ratios (what slows a whole round down drops out), and all of them as text."""
+    """The median of the rounds' ratios, so that a slow round cancels out, and median and range as text."""
     each = [a / b for a, b in zip(above, below, strict=True)]
     median = statistics.median(each)
     return median, f"{times(median)} ({times(min(each))[:-2]} to {times(max(each))[:-2]})"
@@ -113,15 +114,15 @@ class Table:
     def __init__(self):
         self.rows = []
 
-    def add(self, work, ours, other, theirs, ratio, target, reached):
-        self.rows.append((work, ours, other, theirs, ratio, target, {True: "yes", False: "no", None: ""}[reached]))
+    def add(self, task, ours, other, theirs, ratio, target, met):
+        self.rows.append((task, ours, other, theirs, ratio, target, {True: "yes", False: "no", None: ""}[met]))
         say("  " + " | ".join(self.rows[-1]))
 
-    def skip(self, work, why):
-        self.rows.append((work, "", "", "", "", "", why))
+    def skip(self, task, why):
+        self.rows.append((task, "", "", "", "", "", why))
 
     def print(self):
-        print("| work | ours | beside | its figure | ratio | target | reached |")
+        print("| task | ours | compared with | theirs | ratio | target | met |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for row in self.rows:
             print("| " + " | ".join(row) + " |")
@@ -131,7 +132,7 @@ class Table:
 
 
 def data(rows, columns):
-    """benches/work.rs's: SplitMix64, uniform in 0 to 5."""
+    """The data of benches/work.rs: SplitMix64, uniform in 0 to 5."""
     import numpy as np
 
     z = np.uint64(1) + np.arange(1, rows * columns + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -142,7 +143,7 @@ def data(rows, columns):
 
 
 def anchor(program, name):
-    """Our median seconds for a work of benches/anchors.rs."""
+    """Our median time, in seconds, for a task of benches/anchors.rs."""
     output = subprocess.run([program, name], check=True, stdout=subprocess.PIPE, text=True).stdout
     return statistics.median(map(float, output.split()[1:]))
 
@@ -151,7 +152,7 @@ def clock(run, repeat=1):
     last = None
     start = time.perf_counter()
     for _ in range(repeat):
-        # In use until the next one is there, as a model is in a server.
+        # As in a server, a model lives until the next one replaces it.
         last = run()
     return (time.perf_counter() - start) / repeat
 
@@ -168,7 +169,7 @@ def library(table, anchors, quick):
         return IForest(contamination=0.05, random_state=42, n_jobs=1)
 
     def isotree_forest():
-        # A plain isolation forest: what isotree's own documentation gives for the paper's.
+        # A plain isolation forest, with the parameters that isotree's documentation gives for the paper.
         return isotree.IsolationForest(
             ntrees=100, sample_size=256, max_depth=8, ndim=1, prob_pick_pooled_gain=0.0,
             missing_action="fail", nthreads=1, random_seed=42,
@@ -181,8 +182,8 @@ def library(table, anchors, quick):
     if float(data(index + 1, 1)[index, 0]) != anchor(anchors, f"value_{index}"):
         sys.exit("the data of compare.py and of work.rs differ")
 
-    def compare(work, name, others, targets, rounds=5, repeat=1, limit=None):
-        say(work)
+    def compare(task, name, others, targets, rounds=5, repeat=1, limit=None):
+        say(task)
         contenders = {"ours": lambda: anchor(anchors, name)}
         for other, run in others.items():
             if repeat > 1:
@@ -192,20 +193,20 @@ def library(table, anchors, quick):
         ours = results["ours"]
         if limit:
             median = statistics.median(ours)
-            table.add(work, seconds(median), "", "", "", f"≤ {seconds(limit)}", median <= limit)
+            table.add(task, seconds(median), "", "", "", f"≤ {seconds(limit)}", median <= limit)
         for other, target in targets.items():
             ratio, shown = ratios(results[other], ours)
             figures = seconds(statistics.median(ours)), other, seconds(statistics.median(results[other]))
             if target:
-                table.add(work, *figures, shown, f"≥ {target:,} ×", ratio >= target)
+                table.add(task, *figures, shown, f"≥ {target:,} ×", ratio >= target)
             else:
-                table.add(work, *figures, shown, "none", None)
+                table.add(task, *figures, shown, "none", None)
 
     small = data(500, 1)
     model = pyod_forest().fit(small)
     row = data(8, 1)[7:8]
     compare(
-        "one value judged, library", "judge_one",
+        "predict one value, library", "predict_one",
         {"PyOD predict + decision_function": lambda: (model.predict(row), model.decision_function(row))},
         {"PyOD predict + decision_function": 100_000}, repeat=5 if quick else 20, limit=30e-9,
     )
@@ -218,7 +219,7 @@ def library(table, anchors, quick):
         theirs = sklearn_forest().fit(fitted)
         tree = isotree_forest().fit(fitted)
         compare(
-            f"{million:,} × {columns} scored, one thread", f"score_{million}x{columns}",
+            f"score {million:,} × {columns}, one thread", f"score_{million}x{columns}",
             {"scikit-learn": lambda: theirs.decision_function(rows), "isotree": lambda: tree.predict(rows)},
             targets, rounds=3,
         )
@@ -256,7 +257,7 @@ def free_port():
 
 
 class Server:
-    """A process that answers /predict, and how long it took until it did."""
+    """A server process, and the time from its start to its first response to /predict."""
 
     def __init__(self, command, port=None, **options):
         start = time.perf_counter()
@@ -291,7 +292,7 @@ class Server:
                 self.process.wait()
 
     def processes(self):
-        """Its own id and those of its workers."""
+        """The ids of the process and its workers."""
         family = [self.process.pid]
         for pid in family:
             with contextlib.suppress(OSError):
@@ -300,7 +301,7 @@ class Server:
         return family
 
     def memory(self, field="VmRSS"):
-        """Bytes of resident memory, or None where /proc is not; VmHWM is the most there was."""
+        """Bytes of resident memory, or None without /proc; VmHWM is the peak."""
         total = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -309,7 +310,7 @@ class Server:
         return total or None
 
     def cpu(self):
-        """Seconds of processor time used so far, in all threads and workers."""
+        """Processor time used so far by all threads and workers, in seconds."""
         ticks = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -320,7 +321,7 @@ class Server:
 
 def ours(program):
     port = free_port()
-    # As it is without options: in a folder, on the disk.
+    # The default store: a folder on disk.
     store = tempfile.TemporaryDirectory()
     atexit.register(store.cleanup)
     command = [str(program), "--host", "127.0.0.1", "--port", str(port), "--store", store.name]
@@ -351,7 +352,7 @@ def http(table, loader, program, script, quick):
     def median(results, key):
         return statistics.median(result[key] for result in results)
 
-    say("first answer")
+    say("time to first response")
     starts, resident = [], []
     for _ in range(3 if quick else 11):
         server = ours(program)
@@ -359,7 +360,7 @@ def http(table, loader, program, script, quick):
         resident.append(server.memory() or 0)
         server.stop()
 
-    servers = {"iforest-server": ours(program), "the constant answer": Server([loader, "baseline"])}
+    servers = {"iforest-server": ours(program), "constant response": Server([loader, "baseline"])}
     if script:
         scratch = pathlib.Path(tempfile.mkdtemp(prefix="compare-"))
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
@@ -370,7 +371,7 @@ def http(table, loader, program, script, quick):
         (scratch / "flask_server.py").write_text(
             "import sys\nfrom wsgi import app\napp.run(host='127.0.0.1', port=int(sys.argv[1]))\n"
         )
-        # As a user runs it: with as many threads as the libraries like.
+        # As a user runs it: with the libraries' default number of threads.
         environment = {k: v for k, v in os.environ.items() if k not in ONE_THREAD}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
         options = {"cwd": scratch, "env": environment}
@@ -382,35 +383,35 @@ def http(table, loader, program, script, quick):
         gunicorn = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", "wsgi:app"]
         servers["server.py, gunicorn"] = Server(gunicorn, port, **options)
 
-    bare = {"a bare loop": Server([loader, "bare"])}
+    bare = {"bare loop": Server([loader, "bare"])}
     started = {name: server.memory() for name, server in servers.items()}
-    for connections, how, work in (
-        (1, "load", "/predict, 1 connection, the client sleeps until it is answered"),
-        (1, "poll", "/predict, 1 connection, the client polls for its answer"),
+    for connections, how, task in (
+        (1, "load", "/predict, 1 connection, sleeping client"),
+        (1, "poll", "/predict, 1 connection, polling client"),
         (64, "load", "/predict, 64 connections"),
     ):
-        say(work)
+        say(task)
         contenders = {**servers, **bare} if connections == 1 else servers
         results = alternate(
             rounds, {name: lambda s=s: load(s, connections, how) for name, s in contenders.items()}
         )
         for name, runs in results.items():
             details.append((
-                work, name, f"{median(runs, 'per_second'):,.0f}", seconds(median(runs, "p50")),
+                task, name, f"{median(runs, 'per_second'):,.0f}", seconds(median(runs, "p50")),
                 seconds(median(runs, "p99")), seconds(median(runs, "cpu")),
                 f"{median(runs, 'client'):.0%}", str(sum(run["failed"] for run in runs)),
             ))
         rates = {name: [run["per_second"] for run in runs] for name, runs in results.items()}
         mine = rates["iforest-server"]
-        for other, target in (("the constant answer", 0.95), ("server.py, gunicorn", 500), ("a bare loop", None)):
+        for other, target in (("constant response", 0.95), ("server.py, gunicorn", 500), ("bare loop", None)):
             if other not in rates:
                 if target:
-                    table.skip(f"{work}, beside {other}", "not run: no --server")
+                    table.skip(f"{task}, compared with {other}", "not run: no --server")
                 continue
             ratio, shown = ratios(mine, rates[other])
             figures = [f"{statistics.median(r):,.0f}/s" for r in (mine, rates[other])]
-            reached = ratio >= target if target else None
-            table.add(work, figures[0], other, figures[1], shown, f"≥ {target} ×" if target else "none", reached)
+            met = ratio >= target if target else None
+            table.add(task, figures[0], other, figures[1], shown, f"≥ {target} ×" if target else "none", met)
 
     loaded = servers["iforest-server"].memory("VmHWM")
     memory = [
@@ -421,20 +422,20 @@ def http(table, loader, program, script, quick):
         if name != "iforest-server":
             server.stop()
 
-    # Both processes are there in both cases, and the same client sends the same.
+    # In both cases both processes run, and the same client sends the same requests.
     say("/predict while /retrain runs")
     first, second = servers["iforest-server"], ours(program)
     both = alternate(rounds + rounds % 2, {
         "here": lambda: load(first, 4, retrained=first), "elsewhere": lambda: load(first, 4, retrained=second),
     })
-    work = "p99 of /predict, 4 connections, while /retrain (500) runs"
+    task = "p99 of /predict, 4 connections, during /retrain (500)"
     p99 = {name: [run["p99"] for run in runs] for name, runs in both.items()}
     ratio, shown = ratios(p99["here"], p99["elsewhere"])
     table.add(
-        work, seconds(statistics.median(p99["here"])), "the same /retrain at a second process",
+        task, seconds(statistics.median(p99["here"])), "/retrain in a second process",
         seconds(statistics.median(p99["elsewhere"])), shown, "≤ 2 ×", ratio <= 2,
     )
-    for name, label in (("here", "retraining itself"), ("elsewhere", "a second process retraining")):
+    for name, label in (("here", "/retrain in this process"), ("elsewhere", "/retrain in a second process")):
         runs = both[name]
         details.append((
             "/predict, 4 connections", f"iforest-server, {label} {median(runs, 'retrains') / burst:,.0f}/s",
@@ -448,29 +449,29 @@ def http(table, loader, program, script, quick):
     def megabytes(value):
         return f"{value / 1e6:.1f} MB" if value else "unknown"
 
-    def limit(work, value, most, show):
+    def limit(task, value, maximum, show):
         if value:
-            table.add(work, show(value), "", "", "", f"≤ {show(most)}", value <= most)
+            table.add(task, show(value), "", "", "", f"≤ {show(maximum)}", value <= maximum)
         else:
-            table.skip(work, "not measured on this system")
+            table.skip(task, "not measured on this system")
 
     limit("resident memory after start", statistics.median(resident), 8e6, megabytes)
-    limit("the most resident memory, 64 connections", loaded, 16e6, megabytes)
-    limit("the same, /retrain too", retrained, 16e6, megabytes)
-    limit("first answer after start", statistics.median(starts), 20e-3, seconds)
-    limit("size of the program", program.stat().st_size, 8e6, megabytes)
+    limit("peak resident memory, 64 connections", loaded, 16e6, megabytes)
+    limit("peak resident memory, 64 connections and /retrain", retrained, 16e6, megabytes)
+    limit("time to first response", statistics.median(starts), 20e-3, seconds)
+    limit("size of the executable", program.stat().st_size, 8e6, megabytes)
 
-    print("\n| work | server | requests/s | p50 | p99 | CPU a request | client busy | failed |")
+    print("\n| task | server | requests/s | p50 | p99 | CPU per request | client busy | failed |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in details:
         print("| " + " | ".join(row) + " |")
-    print("\n| server | memory after start | the most under load | first answer |")
+    print("\n| server | memory after start | peak under load | time to first response |")
     print("| --- | --- | --- | --- |")
     for name, start, most, answer in memory:
         print(f"| {name} | {megabytes(start)} | {megabytes(most)} | {seconds(answer)} |")
 
 
-# ------------------------------------------------------------------ all of it
+# ------------------------------------------------------------------ main
 
 
 def machine():
@@ -485,25 +486,25 @@ def machine():
 def versions():
     from importlib.metadata import version
 
-    def tell(*command):
+    def run(*command):
         result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         return result.stdout.strip()
 
     names = [re.split("==| ", line)[0] for line in REQUIREMENTS.read_text().splitlines() if line]
     others = ", ".join(f"{name} {version(name)}" for name in [*names, "scipy"])
-    commit = tell("git", "describe", "--always", "--dirty", "--exclude=*")
-    rust = " ".join(tell("rustc", "--version").split()[:2])
+    commit = run("git", "describe", "--always", "--dirty", "--exclude=*")
+    rust = " ".join(run("rustc", "--version").split()[:2])
     return f"iforest-server at {commit} ({rust}); Python {platform.python_version()}, {others}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", metavar="FILE", help="server.py, to be run under Flask and gunicorn")
-    parser.add_argument("--quick", action="store_true", help="small data and few rounds: does it all run?")
-    parser.add_argument("--only", choices=["library", "http"], help="one of the two parts")
+    parser.add_argument("--server", metavar="FILE", help="server.py to compare with, run under Flask and gunicorn")
+    parser.add_argument("--quick", action="store_true", help="small data and few rounds, to check that everything runs")
+    parser.add_argument("--only", choices=["library", "http"], help="run one of the two parts")
     arguments = parser.parse_args()
     if arguments.server and not pathlib.Path(arguments.server).is_file():
-        parser.error(f"there is no file {arguments.server}")
+        parser.error(f"file not found: {arguments.server}")
     enter_environment()
     anchors, loader, program = build()
 
@@ -511,7 +512,7 @@ def main():
     table = Table()
     if arguments.only != "http":
         library(table, anchors, arguments.quick)
-    # The main table comes first, though it is complete last.
+    # The main table is printed first but completed last, so hold back the rest.
     output = tempfile.TemporaryFile("w+")
     if arguments.only != "library":
         with contextlib.redirect_stdout(output):
