@@ -17,7 +17,7 @@ use super::{
     Change, DefaultModel, MAX_WAITING_KIB, RegistryConfig, ServedModel, SetupError, Shared,
     TrainingRequest,
 };
-use crate::store::{FormatError, ModelName, ReadError, Store, StoreError, Version};
+use crate::store::{FormatError, ModelName, Poll, ReadError, Store, StoreError, Version};
 
 /// How many models are read at the same time.
 const LOAD_CONCURRENCY: usize = 16;
@@ -38,7 +38,10 @@ pub(super) async fn open(
     worker: TrainingWorker,
 ) -> Result<(Shared, Option<String>), SetupError> {
     let seen = if store.is_shared() {
-        store.changed_since(None).await?.flatten()
+        match store.changed_since(None).await? {
+            Poll::Changed(e_tag) => e_tag,
+            Poll::Unchanged => None,
+        }
     } else {
         None
     };
@@ -226,14 +229,14 @@ impl Shared {
             tokio::time::sleep(interval).await;
             let followed = async {
                 let changed = self.store.changed_since(seen.as_deref()).await?;
-                if changed.is_some() || round % FULL_SCAN_ROUNDS == 0 {
+                if changed != Poll::Unchanged || round % FULL_SCAN_ROUNDS == 0 {
                     pending.extend(self.changed_models().await?);
                 }
                 Ok::<_, StoreError>(changed)
             };
             match followed.await {
                 Ok(changed) => {
-                    if let Some(now) = changed {
+                    if let Poll::Changed(now) = changed {
                         seen = now;
                     }
                     if failing {

@@ -1,72 +1,55 @@
-//! The bytes of a stored model.
+//! Encodes a model as the bytes of a stored version, and decodes it.
 
-use thiserror::Error;
+use super::error::{EncodeError, FormatError};
+use super::record::{FORMAT, Record};
 
-use super::Record;
-
-/// The format written. Older ones, once there are any, must stay readable.
-const FORMAT: u32 = 1;
-
-/// What every stored model begins with; the format and a line feed follow.
+/// The first bytes of every stored version; the number of the format and a line feed follow.
 const MAGIC: &[u8] = b"iforest-server model ";
 
-/// Why bytes are not a model.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum FormatError {
-    /// Not what was written.
-    #[error("it is damaged: {0}")]
-    Damaged(String),
-    /// Whole, but of a format that this program does not know yet.
-    #[error(
-        "it is of format {0}, from a newer version of this program, which reads up to {FORMAT}"
-    )]
-    Newer(u32),
-}
-
-/// A record that could not be written.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the model has no stored form: {0}")]
-pub struct EncodeError(String);
-
-/// The bytes of a record.
+/// Encodes a record.
 ///
 /// # Errors
 ///
 /// [`EncodeError`] for a detector whose trees were dropped.
 pub fn encode(record: &Record) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(format!("{FORMAT}\n").bytes());
+    let header = [MAGIC, format!("{FORMAT}\n").as_bytes()].concat();
     let mut bytes =
-        postcard::to_extend(record, bytes).map_err(|error| EncodeError(error.to_string()))?;
+        postcard::to_extend(record, header).map_err(|error| EncodeError(error.to_string()))?;
     let checksum = crc32fast::hash(&bytes);
     bytes.extend(checksum.to_le_bytes());
     Ok(bytes)
 }
 
-/// Reads what [`encode`] wrote, now or in an earlier version of this program.
+/// Decodes the bytes that [`encode`] wrote in this or an earlier version of the program.
 ///
 /// # Errors
 ///
-/// [`FormatError`] for anything else: nothing is read in part.
+/// [`FormatError`] for any other bytes. A damaged record is never read in part.
 pub fn decode(bytes: &[u8]) -> Result<Record, FormatError> {
     let damaged = |problem: &str| FormatError::Damaged(problem.to_owned());
-    // The checksum comes first: only of a whole file is it known what its format says.
+    // Verify the checksum first: the format number of a damaged file cannot be trusted.
     let Some((content, checksum)) = bytes.split_last_chunk::<4>() else {
         return Err(damaged("it is too short"));
     };
     if crc32fast::hash(content) != u32::from_le_bytes(*checksum) {
         return Err(damaged("its checksum does not match"));
     }
-    let rest = content.strip_prefix(MAGIC);
-    let line_end = rest.and_then(|rest| Some((rest, rest.iter().position(|&b| b == b'\n')?)));
-    let (rest, line_end) = line_end.ok_or_else(|| damaged("it does not begin as a model"))?;
-    let format = std::str::from_utf8(&rest[..line_end]).ok();
-    match format.and_then(|format| format.parse().ok()) {
+    let (format, body) = content
+        .strip_prefix(MAGIC)
+        .and_then(|rest| {
+            let line_end = rest.iter().position(|&byte| byte == b'\n')?;
+            Some((&rest[..line_end], &rest[line_end + 1..]))
+        })
+        .ok_or_else(|| damaged("it does not begin with the header of a model"))?;
+    match std::str::from_utf8(format)
+        .ok()
+        .and_then(|format| format.parse().ok())
+    {
         Some(FORMAT) => {}
         Some(newer) if newer > FORMAT => return Err(FormatError::Newer(newer)),
-        _ => return Err(damaged("its format is not a number from 1")),
+        _ => return Err(damaged("its format is not a positive number")),
     }
-    match postcard::take_from_bytes(&rest[line_end + 1..]) {
+    match postcard::take_from_bytes(body) {
         Ok((record, [])) => Ok(record),
         Ok((_, rest)) => Err(FormatError::Damaged(format!(
             "{} bytes are left over",

@@ -1,151 +1,77 @@
-//! Where models are kept, so that nothing learnt is lost: a folder, or an object store that several
+//! Stores models, so that they survive the process: in a folder, or in an object store that several
 //! servers share.
 //!
-//! * `record`: what is stored of a model
-//! * `format`: its bytes
-//! * `name`: what a model may be called
+//! * `record`: the data stored of a model
+//! * `format`: encoding and decoding of a record
+//! * `name`: names of models
+//! * `version`: versions, and outcomes of operations on them
+//! * `layout`: paths of objects
+//! * `folder`: durable operations on local folders
 //! * `open`: from a URL to a store
+//! * `error`: the errors
 //!
-//! # What lies in a store
+//! # Layout
 //!
-//! | object | what it is |
+//! | object | content |
 //! | --- | --- |
-//! | `models/NAME/VERSION.iforest` | one version of a model, never changed once it is there; versions are counted from 1 and written with ten digits |
-//! | `changed` | written anew after every change, so that other servers see by its ETag that there is one; a folder that has lost it is not in its place |
-//! | `set-aside/NAME/VERSION.iforest` | a version that was found damaged |
+//! | `models/NAME/VERSION.iforest` | one version of a model, immutable; versions count from 1 and have ten digits |
+//! | `changed` | the change marker, rewritten after every change so that other servers see a new ETag; a folder without it is not mounted |
+//! | `set-aside/NAME/VERSION.iforest` | a quarantined version: it was found damaged |
 //!
-//! The greatest version is the one served. A version is written only if there is none of its number
-//! (`If-None-Match: *`, or a hard link in a folder), so of two servers that write the same one, one
-//! is told and takes the next. Folders are named in small letters; where a name has capitals, `=` and
-//! a number in hexadecimal follow, whose bits tell which letters they are.
+//! The server serves the greatest version. A write creates a version only if its number is free
+//! (`If-None-Match: *`, or a hard link in a folder), so if two servers write the same version, one
+//! of them fails and takes the next number. Folder names are in lower case; for a name with
+//! capitals, `=` and a hexadecimal number follow, whose bits mark the capitals.
 //!
-//! # The format of a version
+//! # Format of a version
 //!
 //! 1. the line `iforest-server model 1`, where 1 is the format
-//! 2. a [`Record`] as [postcard](https://postcard.jamesmunns.com/wire-format) writes it: fields in
-//!    the order of their declarations, whole numbers as varints, floats in 8 bytes, little-endian
-//! 3. the CRC-32 (as in zip and PNG) of all bytes before, in 4 bytes, little-endian
+//! 2. a [`Record`] in [postcard](https://postcard.jamesmunns.com/wire-format)'s encoding: fields in
+//!    the order of their declarations, integers as varints, floats in 8 bytes, little-endian
+//! 3. the CRC-32 (as in zip and PNG) of all bytes before it, in 4 bytes, little-endian
 //!
-//! All formats to come begin with such a line and end with such a checksum.
+//! All future formats begin with such a line and end with such a checksum.
 
+mod error;
+mod folder;
 mod format;
+mod layout;
 mod name;
 mod open;
 mod record;
+mod version;
 
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    Error as ObjectError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    Error as ObjectError, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
-use thiserror::Error;
 
+use self::layout::{CHANGED, MODELS, QUARANTINE, parse_object, version_path};
 use self::open::Backend;
 
-pub use format::{EncodeError, FormatError, decode, encode};
+pub use error::{EncodeError, FormatError, ReadError, StoreError};
+pub use format::{decode, encode};
 pub use name::{ModelName, NameError};
 pub use record::{ModelSettings, Record};
+pub use version::{Poll, Version, WriteOutcome};
 
-const MODELS: &str = "models";
-const QUARANTINE: &str = "set-aside";
-const CHANGED: &str = "changed";
-const EXTENSION: &str = "iforest";
-
-/// What a write left unfinished is no longer being written after so long.
-const STALE_UPLOAD_AGE: Duration = Duration::from_secs(3600);
-
-/// A place where models are kept.
+/// A store of models.
 #[derive(Debug, Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     location: String,
     folder: Option<PathBuf>,
     shared: bool,
-    /// Whether there was an announcement; there is one from then on.
-    announced: Arc<AtomicBool>,
-}
-
-/// A store that cannot be used, or did not do what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub struct StoreError(String);
-
-impl StoreError {
-    /// With all causes, of which the last tells most.
-    pub(crate) fn new(error: impl Into<Box<dyn Error>>) -> Self {
-        let error = error.into();
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let more = error.to_string();
-            if !text.contains(&more) {
-                let _ = write!(text, ": {more}");
-            }
-            cause = error.source();
-        }
-        Self(text)
-    }
-}
-
-impl From<ObjectError> for StoreError {
-    fn from(error: ObjectError) -> Self {
-        Self::new(error)
-    }
-}
-
-/// Why a version could not be read.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// The store did not give it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// There is none of this number.
-    #[error("there is no such version")]
-    Missing,
-    /// It was given, but is no model.
-    #[error(transparent)]
-    Format(#[from] FormatError),
-}
-
-/// A version of a model, as a store lists it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// Its number.
-    pub number: u64,
-    /// What tells it from another one of the same number, after a model was deleted and made anew.
-    pub e_tag: Option<String>,
-}
-
-impl Version {
-    fn new(number: u64, e_tag: Option<String>) -> Self {
-        // Some stores quote it in one place and not in another.
-        let e_tag = e_tag.map(|e_tag| e_tag.trim_matches('"').to_owned());
-        Self { number, e_tag }
-    }
-
-    /// Whether both are the same, as far as it can be told.
-    pub fn is(&self, other: &Self) -> bool {
-        let e_tags = self.e_tag.as_ref().zip(other.e_tag.as_ref());
-        self.number == other.number && e_tags.is_none_or(|(a, b)| a == b)
-    }
-}
-
-/// What came of writing a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// It is stored, and will be there after a power cut.
-    Stored(Version),
-    /// There is a version of this number already; it is as it was.
-    AlreadyExists,
+    /// Whether the change marker was seen or written; from then on it must exist.
+    has_marker: Arc<AtomicBool>,
 }
 
 impl fmt::Display for Store {
@@ -155,61 +81,63 @@ impl fmt::Display for Store {
 }
 
 impl Store {
-    /// Opens a store: `memory:`, a URL (`s3://`, `az://`, `gs://`, `file://`), or else a folder,
-    /// which is made if it is missing. Access to object stores is set by the environment variables
-    /// of their own tools, `AWS_…`, `AZURE_…` or `GOOGLE_…`.
+    /// Opens a store: `memory:`, a URL (`s3://`, `az://`, `gs://`, `file://`), or a folder, which is
+    /// created if it is missing. The usual environment variables, `AWS_…`, `AZURE_…` or `GOOGLE_…`,
+    /// configure access to object stores.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] for a URL that names no store, a folder that cannot be made, or access that
-    /// is not set up. Whether an object store can be reached, only its use shows.
+    /// [`StoreError`] if the URL is not that of a store, the folder cannot be created, or access is
+    /// not configured. An object store that cannot be reached fails only when it is used.
     pub fn open(location: &str) -> Result<Self, StoreError> {
         match open::open(location)? {
             Backend::Memory => Ok(Self::in_memory()),
             Backend::Remote(objects) => Ok(Self::from_objects(objects, location)),
             Backend::Folder(folder, objects) => {
-                let mut store =
-                    Self::from_objects(objects, &format!("folder {}", folder.display()));
-                store.folder = Some(folder);
-                store.remove_stale_uploads();
-                Ok(store)
+                folder::remove_stale_uploads(&folder);
+                let location = format!("folder {}", folder.display());
+                Ok(Self {
+                    folder: Some(folder),
+                    ..Self::from_objects(objects, &location)
+                })
             }
         }
     }
 
     /// A store that lives as long as the process.
     pub fn in_memory() -> Self {
-        let mut store = Self::from_objects(Arc::new(InMemory::new()), "memory:");
-        store.shared = false;
-        store
+        Self {
+            shared: false,
+            ..Self::from_objects(Arc::new(InMemory::new()), "memory:")
+        }
     }
 
-    /// A store over any objects; `location` is what messages call it.
+    /// A store on top of any object store; messages call it `location`.
     pub fn from_objects(objects: Arc<dyn ObjectStore>, location: &str) -> Self {
         Self {
             objects,
             location: location.to_owned(),
             folder: None,
             shared: true,
-            announced: Arc::default(),
+            has_marker: Arc::default(),
         }
     }
 
-    /// Whether other servers may use it as well.
+    /// Whether other servers may use the store too.
     pub fn is_shared(&self) -> bool {
         self.shared
     }
 
-    /// Whether it is a folder of this machine.
+    /// Whether the store is a local folder.
     pub fn is_folder(&self) -> bool {
         self.folder.is_some()
     }
 
-    /// The versions of all models, in ascending order.
+    /// Lists the versions of all models, in ascending order.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store does not answer.
+    /// [`StoreError`] if the store does not answer.
     pub async fn list(&self) -> Result<BTreeMap<ModelName, Vec<Version>>, StoreError> {
         self.check_mounted()?;
         let mut models: BTreeMap<ModelName, Vec<Version>> = BTreeMap::new();
@@ -225,11 +153,11 @@ impl Store {
         Ok(models)
     }
 
-    /// The versions of one model, in ascending order; none where there is no such model.
+    /// Lists the versions of a model, in ascending order; empty if the model does not exist.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store does not answer.
+    /// [`StoreError`] if the store does not answer.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Version>, StoreError> {
         self.check_mounted()?;
         let mut versions = Vec::new();
@@ -246,25 +174,28 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ReadError`] where there is none, or none that is whole.
+    /// [`ReadError`] if the version is missing, damaged, or of a newer format, or the store does
+    /// not answer.
     pub async fn read(&self, name: &ModelName, version: u64) -> Result<Record, ReadError> {
-        let path = path(MODELS, name, version);
+        let path = version_path(MODELS, name, version);
         let object = match self.objects.get(&path).await {
             Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
-            object => object.map_err(StoreError::new)?,
+            result => result.map_err(StoreError::new)?,
         };
         let bytes = object.bytes().await.map_err(StoreError::new)?;
-        // To compile a forest takes a while, in which other answers of the store must not wait.
-        let record = tokio::task::spawn_blocking(move || decode(&bytes)).await;
-        Ok(record.map_err(StoreError::new)??)
+        // Decoding compiles the forest, which is too slow for the thread that handles I/O.
+        let record = tokio::task::spawn_blocking(move || decode(&bytes))
+            .await
+            .map_err(StoreError::new)??;
+        Ok(record)
     }
 
-    /// Writes a version, unless there is one of its number.
+    /// Writes a version, unless one of its number exists.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store is full, or does not answer. If it answers neither to this
-    /// nor to the question what became of it, the version may have been written all the same.
+    /// [`StoreError`] if the store is full or does not answer. If it answers neither the write nor
+    /// the read that checks it, the version may have been written all the same.
     pub async fn write(
         &self,
         name: &ModelName,
@@ -272,7 +203,7 @@ impl Store {
         bytes: &[u8],
     ) -> Result<WriteOutcome, StoreError> {
         self.check_mounted()?;
-        let path = path(MODELS, name, version);
+        let path = version_path(MODELS, name, version);
         let options = PutOptions::from(PutMode::Create);
         let payload = bytes.to_vec().into();
         let error = match self.objects.put_opts(&path, payload, options).await {
@@ -282,123 +213,119 @@ impl Store {
             }
             Err(error) => StoreError::new(error),
         };
-        // The answer may have been lost, and not the version.
+        // The write may have succeeded and only its answer have been lost, so read it back.
         let Ok(object) = self.objects.get(&path).await else {
             return Err(error);
         };
         let e_tag = object.meta.e_tag.clone();
         match object.bytes().await {
-            // In a folder it was not the answer that failed, but to make the file last.
-            Ok(there) if there == bytes && self.is_folder() => {
+            // A folder loses no answers: the file was written, but its fsync failed.
+            Ok(stored) if stored == bytes && self.is_folder() => {
                 let _ = self.objects.delete(&path).await;
                 Err(error)
             }
-            Ok(there) if there == bytes => Ok(WriteOutcome::Stored(Version::new(version, e_tag))),
+            Ok(stored) if stored == bytes => Ok(WriteOutcome::Stored(Version::new(version, e_tag))),
             Ok(_) => Ok(WriteOutcome::AlreadyExists),
             Err(_) => Err(error),
         }
     }
 
-    /// Removes versions, in the order given. One that is not there is no error.
+    /// Removes versions in the given order. Skips those that are missing.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] at the first that cannot be removed.
+    /// [`StoreError`] at the first version that cannot be removed.
     pub async fn remove(&self, name: &ModelName, versions: &[Version]) -> Result<(), StoreError> {
         if versions.is_empty() {
             return Ok(());
         }
         self.check_mounted()?;
         for version in versions {
-            let path = path(MODELS, name, version.number);
+            let path = version_path(MODELS, name, version.number);
             match self.objects.delete(&path).await {
                 Ok(()) | Err(ObjectError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        match self.folder.as_ref().map(|folder| folder.join(MODELS)) {
-            Some(models) => {
-                let folder = models.join(name.folder());
-                let synced = tokio::task::spawn_blocking(move || sync_removal(&models, &folder));
-                synced
-                    .await
-                    .map_err(StoreError::new)?
-                    .map_err(StoreError::new)
-            }
-            None => Ok(()),
+        if let Some(folder) = &self.folder {
+            let models = folder.join(MODELS);
+            let model = models.join(name.folder());
+            tokio::task::spawn_blocking(move || folder::sync_removal(&models, &model))
+                .await
+                .map_err(StoreError::new)?
+                .map_err(StoreError::new)?;
         }
+        Ok(())
     }
 
-    /// Moves a damaged version out of the way; returns where it is now.
+    /// Moves a damaged version to the quarantine; returns its new path.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where it stays.
+    /// [`StoreError`] if the version cannot be moved.
     pub async fn quarantine(&self, name: &ModelName, version: u64) -> Result<String, StoreError> {
-        let (from, to) = (path(MODELS, name, version), path(QUARANTINE, name, version));
+        let from = version_path(MODELS, name, version);
+        let to = version_path(QUARANTINE, name, version);
         match self.objects.rename(&from, &to).await {
-            // Another server was faster.
+            // If the version is missing, another server has moved it already.
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(to.into()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Where a version lies, for an operator.
+    /// The path of a version and the store's location, for log lines.
     pub fn describe(&self, name: &ModelName, version: u64) -> String {
-        format!("{} of {self}", path(MODELS, name, version))
+        format!("{} of {self}", version_path(MODELS, name, version))
     }
 
-    /// Tells other servers that something changed.
+    /// Announces a change to other servers.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store does not answer.
+    /// [`StoreError`] if the store does not answer.
     pub async fn announce(&self) -> Result<(), StoreError> {
         self.check_mounted()?;
-        // The ETag of an object store may be a hash of what is written.
-        let unlike_any_other = format!("{:032x}\n", rand::random::<u128>());
+        // Some object stores hash the content for the ETag, so each announcement must be unique.
+        let nonce = format!("{:032x}\n", rand::random::<u128>());
         self.objects
-            .put(&Path::from(CHANGED), unlike_any_other.into_bytes().into())
+            .put(&Path::from(CHANGED), nonce.into_bytes().into())
             .await?;
-        self.announced.store(true, Ordering::Relaxed);
+        self.has_marker.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Whether something was announced since `seen`, and what to ask with next time.
+    /// Polls for an announcement since the one with the ETag `seen`.
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store does not answer, or nothing is left of what was announced:
-    /// that is no deletion of all models, but a disk that is not mounted, or the like.
-    pub async fn changed_since(
-        &self,
-        seen: Option<&str>,
-    ) -> Result<Option<Option<String>>, StoreError> {
+    /// [`StoreError`] if the store does not answer, or the change marker has disappeared: nobody
+    /// removes it, so the disk is not mounted, or the like.
+    pub async fn changed_since(&self, seen: Option<&str>) -> Result<Poll, StoreError> {
         let options = GetOptions {
             if_none_match: seen.map(str::to_owned),
             ..GetOptions::default()
         };
         match self.objects.get_opts(&Path::from(CHANGED), options).await {
             Ok(object) => {
-                self.announced.store(true, Ordering::Relaxed);
-                Ok(Some(object.meta.e_tag))
+                self.has_marker.store(true, Ordering::Relaxed);
+                Ok(Poll::Changed(object.meta.e_tag))
             }
-            Err(ObjectError::NotModified { .. }) => Ok(None),
-            Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(None),
+            Err(ObjectError::NotModified { .. }) => Ok(Poll::Unchanged),
+            Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(Poll::Unchanged),
             Err(ObjectError::NotFound { .. }) => Err(self.marker_missing()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Finds a folder that is no longer the one it was, as where its disk is not mounted any more:
-    /// it looks empty, but not a model was deleted, and what is written there would be lost.
+    /// Fails if the folder has lost its change marker, as when its disk was unmounted: it looks
+    /// empty although no model was deleted, and a write to it would be lost.
     fn check_mounted(&self) -> Result<(), StoreError> {
         let Some(folder) = &self.folder else {
             return Ok(());
         };
-        let announced = self.announced.load(Ordering::Relaxed);
-        // Another problem than that shows at what is done next.
-        if announced && matches!(folder.join(CHANGED).try_exists(), Ok(false)) {
+        let has_marker = self.has_marker.load(Ordering::Relaxed);
+        // If the check itself fails, the operation that follows reports why.
+        if has_marker && matches!(folder.join(CHANGED).try_exists(), Ok(false)) {
             return Err(self.marker_missing());
         }
         Ok(())
@@ -406,94 +333,7 @@ impl Store {
 
     fn marker_missing(&self) -> StoreError {
         StoreError::new(format!(
-            "the file {CHANGED} of {self} is gone; is the store still in its place?"
+            "the file {CHANGED:?} of {self} is missing; is the store still at this location?"
         ))
-    }
-
-    /// Removes from a folder what a process that was killed did not finish writing. The object
-    /// store writes to `FILE#NUMBER` first, and never takes such a file for an object.
-    fn remove_stale_uploads(&self) {
-        let Some(folder) = &self.folder else {
-            return;
-        };
-        let files = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let folders = files(folder.join(MODELS)).map(|entry| entry.path());
-        for file in folders.chain([folder.clone()]).flat_map(files) {
-            let unfinished = is_unfinished(&file.file_name().to_string_lossy());
-            let age = file.metadata().and_then(|metadata| metadata.modified());
-            let age = age.map(|modified| SystemTime::now().duration_since(modified));
-            if unfinished && age.is_ok_and(|age| age.is_ok_and(|age| age > STALE_UPLOAD_AGE)) {
-                // It is only in the way of space.
-                let _ = std::fs::remove_file(file.path());
-            }
-        }
-    }
-}
-
-/// Whether a file is one that an object is written to before it gets its name.
-fn is_unfinished(file: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let Some((object, number)) = file.rsplit_once('#') else {
-        return false;
-    };
-    let version = object.strip_suffix(EXTENSION);
-    let version = version.and_then(|object| object.strip_suffix('.'));
-    digits(number) && (object == CHANGED || version.is_some_and(digits))
-}
-
-/// Makes the removal of a model's files last, and removes its folder once that is empty.
-fn sync_removal(models: &std::path::Path, folder: &std::path::Path) -> std::io::Result<()> {
-    let changed = match std::fs::remove_dir(folder) {
-        Ok(()) => models,
-        Err(_) => folder,
-    };
-    match open::fsync_folder(changed) {
-        // Another server removed it first.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open::fsync_folder(models),
-        synced => synced,
-    }
-}
-
-fn path(kind: &str, name: &ModelName, version: u64) -> Path {
-    let file = format!("{version:010}.{EXTENSION}");
-    Path::from_iter([kind, &name.folder(), &file])
-}
-
-/// The model and version that an object is, if it is one.
-fn parse_object(object: ObjectMeta) -> Option<(ModelName, Version)> {
-    let mut parts = object.location.parts();
-    let (_, folder, file) = (parts.next()?, parts.next()?, parts.next()?);
-    let number = file.as_ref().strip_suffix(EXTENSION)?.strip_suffix('.')?;
-    let name = ModelName::from_folder(folder.as_ref())?;
-    let number = number.parse().ok()?;
-    // Names that are spelt otherwise are not of our making.
-    let is_ours = object.location == path(MODELS, &name, number);
-    is_ours.then(|| (name, Version::new(number, object.e_tag)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // They are removed, so nothing that anybody else put there may be taken for one.
-    #[test]
-    fn only_what_was_being_written_here_is_unfinished() {
-        for file in ["changed#1", "0000000001.iforest#12"] {
-            assert!(is_unfinished(file), "{file}");
-        }
-        for file in [
-            "changed",
-            "#notes#",
-            "data#1.csv",
-            "notes#1",
-            "x.iforest#1",
-            ".iforest#1",
-            "0000000001.iforest",
-            "0000000001.iforest#",
-            "0000000001.iforest#1a",
-            "changed#",
-        ] {
-            assert!(!is_unfinished(file), "{file}");
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! What a model may be called, and what its folder is called then.
+//! Names of models, and the folders they are stored in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,25 +8,25 @@ use thiserror::Error;
 
 use crate::excerpt::excerpt;
 
-/// The longest name, in characters.
+/// The longest name, in characters: each has a bit in the `u128` of [`ModelName::folder`].
 const MAX_NAME_LENGTH: usize = 128;
 
-/// The name of a model, as the levels of MQTT topics suggest them: 1 to 128 letters and digits of
-/// ASCII, dots, underscores and hyphens; not `.` or `..`, which web clients take out of paths.
+/// The name of a model, suited to levels of MQTT topics: 1 to 128 ASCII letters, digits, dots,
+/// underscores and hyphens; not `.` or `..`, which web clients remove from paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName(Arc<str>);
 
-/// A text that names no model.
+/// A text that is not a valid name of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "a model's name must be 1 to {MAX_NAME_LENGTH} of A-Z, a-z, 0-9, '.', '_' and '-', and not '.' or '..', \
-     got {:?}",
+    "a model's name must be 1 to {MAX_NAME_LENGTH} characters from A-Z, a-z, 0-9, '.', '_' and '-', and \
+     not '.' or '..', got {:?}",
     excerpt(.0)
 )]
 pub struct NameError(String);
 
 impl ModelName {
-    /// The model that /predict and /retrain are about.
+    /// The model that /predict and /retrain use.
     pub const DEFAULT: &str = "default";
 
     /// The name [`DEFAULT`](Self::DEFAULT).
@@ -44,8 +44,8 @@ impl ModelName {
         &self.0
     }
 
-    /// The name of its folder. File systems may take capitals for small letters, and drop a dot at
-    /// the end; so such names are written in small letters, and which were capitals follows as bits.
+    /// The name of its folder. Some file systems ignore case and drop a trailing dot, so a name with
+    /// capitals or a trailing dot is written in lower case, followed by a bit mask of its capitals.
     pub(super) fn folder(&self) -> String {
         let capitals = self.0.bytes().rev().fold(0u128, |bits, byte| {
             (bits << 1) | u128::from(byte.is_ascii_uppercase())
@@ -56,11 +56,11 @@ impl ModelName {
         format!("{}={capitals:x}", self.0.to_ascii_lowercase())
     }
 
-    /// The name whose folder it is.
+    /// The inverse of [`folder`](Self::folder); `None` for any other folder.
     pub(super) fn from_folder(folder: &str) -> Option<Self> {
-        let (small, capitals) = folder.split_once('=').unwrap_or((folder, "0"));
+        let (lower, capitals) = folder.split_once('=').unwrap_or((folder, "0"));
         let capitals = u128::from_str_radix(capitals, 16).ok()?;
-        let letters = small.chars().enumerate().map(|(i, c)| {
+        let letters = lower.chars().enumerate().map(|(i, c)| {
             let is_capital = i < MAX_NAME_LENGTH && (capitals >> i) & 1 == 1;
             if is_capital {
                 c.to_ascii_uppercase()
@@ -69,7 +69,7 @@ impl ModelName {
             }
         });
         let name: Self = letters.collect::<String>().parse().ok()?;
-        // A folder that somebody else made may be spelt otherwise.
+        // Another spelling, such as one with leading zeros, is not written by this program.
         (name.folder() == folder).then_some(name)
     }
 }
@@ -78,10 +78,10 @@ impl FromStr for ModelName {
     type Err = NameError;
 
     fn from_str(name: &str) -> Result<Self, NameError> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        let leads_elsewhere = matches!(name, "." | "..");
-        let length = (1..=MAX_NAME_LENGTH).contains(&name.len());
-        if length && name.chars().all(allowed) && !leads_elsewhere {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let is_relative_path = matches!(name, "." | "..");
+        let has_valid_length = (1..=MAX_NAME_LENGTH).contains(&name.len());
+        if has_valid_length && name.chars().all(is_allowed) && !is_relative_path {
             Ok(Self(name.into()))
         } else {
             Err(NameError(name.to_owned()))
@@ -99,9 +99,9 @@ impl fmt::Display for ModelName {
 mod tests {
     use super::*;
 
-    // No two names may share a folder, on any file system; and none may lead out of the store.
+    // On any file system, no two names may share a folder, and no name may escape the store.
     #[test]
-    fn folders_are_told_apart_without_case_and_lead_back_to_the_name() {
+    fn folders_differ_without_case_and_map_back_to_the_name() {
         let names = [
             "motor",
             "Motor",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_what_topics_suggest_and_nothing_else() {
+    fn names_have_the_characters_of_topic_levels_only() {
         let long = "x".repeat(128);
         for good in ["default", "plant-1.line_2.motor3", &long] {
             assert!(good.parse::<ModelName>().is_ok(), "{good}");

@@ -1,6 +1,5 @@
-//! From what `--store` says to an object store.
+//! Opens the store that a location names: a folder, memory or an object store.
 
-use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,33 +14,35 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
-use super::StoreError;
+use super::error::StoreError;
+use super::folder;
 
-/// Who asks for a retrain waits for the store, so it must not take minutes to give up.
+/// How long a failed request is retried. A client waits for its retrain, so the store must give up
+/// within seconds.
 const STORE_RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long one request may take, where the environment does not say.
+/// Timeout of a request, unless the environment sets one.
 const REQUEST_TIMEOUT: &str = "20 seconds";
 
-/// How long a connection may take to come about, where the environment does not say.
+/// Timeout of connecting, unless the environment sets one.
 const CONNECT_TIMEOUT: &str = "3 seconds";
 
 const EXPECTED_LOCATION: &str =
     "a store is a folder, memory:, s3://bucket/path, az://container/path or gs://bucket/path";
 
-/// What a store is.
+/// The kinds of stores.
 pub(super) enum Backend {
     Memory,
     Folder(PathBuf, Arc<dyn ObjectStore>),
     Remote(Arc<dyn ObjectStore>),
 }
 
-/// Opens `memory:`, a URL, or else the folder of that name, which is made if it is missing.
+/// Opens `memory:`, a URL or a folder. Creates the folder if it is missing.
 pub(super) fn open(location: &str) -> Result<Backend, StoreError> {
     if location.trim_end_matches('/') == "memory:" {
         return Ok(Backend::Memory);
     }
-    // A scheme of one letter is a drive.
+    // A scheme of one letter is a Windows drive.
     let scheme = location.split_once(':').map_or("", |(scheme, _)| scheme);
     let is_url = scheme.len() > 1
         && scheme
@@ -54,19 +55,19 @@ pub(super) fn open(location: &str) -> Result<Backend, StoreError> {
     let (scheme, prefix) =
         ObjectStoreScheme::parse(&url).map_err(|_| StoreError::new(EXPECTED_LOCATION))?;
     if scheme == ObjectStoreScheme::Local {
-        let path = url.to_file_path();
-        let path =
-            path.map_err(|()| StoreError::new("this URL names no folder of this machine"))?;
+        let path = url
+            .to_file_path()
+            .map_err(|()| StoreError::new("the URL does not name a local folder"))?;
         return open_folder(&path);
     }
-    // Settled once for the process; a second time changes nothing.
+    // Fails if the process already has a provider, which is then used.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let retry = RetryConfig {
         max_retries: 3,
         retry_timeout: STORE_RETRY_TIMEOUT,
         ..RetryConfig::default()
     };
-    // The builders have no trait in common.
+    // The builders share no trait.
     macro_rules! build {
         ($builder:ty, $key:ty) => {{
             let mut builder = <$builder>::from_env().with_url(location).with_retry(retry);
@@ -102,32 +103,8 @@ fn with_prefix(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
 }
 
 fn open_folder(path: &FilePath) -> Result<Backend, StoreError> {
-    create_folder(path).map_err(StoreError::new)?;
+    folder::create(path).map_err(StoreError::new)?;
     let path = path.canonicalize().map_err(StoreError::new)?;
     let objects = LocalFileSystem::new_with_prefix(&path).map_err(StoreError::new)?;
     Ok(Backend::Folder(path, Arc::new(objects.with_fsync(true))))
-}
-
-/// Makes a folder and those above it, so that they are there after a power cut too.
-fn create_folder(path: &FilePath) -> io::Result<()> {
-    let missing = path.ancestors().take_while(|path| !path.exists());
-    let missing: Vec<_> = missing
-        .filter(|path| !path.as_os_str().is_empty())
-        .collect();
-    std::fs::create_dir_all(path)?;
-    for folder in missing {
-        match folder.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => fsync_folder(parent)?,
-            _ => fsync_folder(FilePath::new("."))?,
-        }
-    }
-    Ok(())
-}
-
-/// Makes what was made or removed in a folder last. Only Unix can.
-pub(super) fn fsync_folder(folder: &FilePath) -> io::Result<()> {
-    if cfg!(unix) {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
 }

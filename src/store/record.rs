@@ -1,27 +1,31 @@
-//! What is stored of a model.
+//! The data stored of a model.
 
 use serde::{Deserialize, Serialize};
 
 use crate::detector::{Detector, OutOfRange};
 use crate::forest::{IsolationForestParams, MaxSamples};
 
-/// One version of a model, whole.
+/// The format in which [`Record`] is written. Any change to its fields takes a new number, and the
+/// program must still read all earlier formats.
+pub(super) const FORMAT: u32 = 1;
+
+/// One version of a model, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Scaler, forest and threshold.
     pub detector: Detector,
-    /// What the features are called, in order; none where they have no names.
+    /// Names of the features, in order; empty if they are unnamed.
     pub feature_names: Vec<String>,
-    /// What was asked for at this model's retrains.
+    /// Settings given in this model's retrains.
     pub settings: ModelSettings,
-    /// When it was trained, in milliseconds since 1970.
+    /// Time of training, in milliseconds since 1970.
     pub trained_at: u64,
     /// The version that this one is a copy of.
     pub restored_from: Option<u64>,
 }
 
-/// What a model has of its own. What is `None` follows the server's settings, at each retrain and,
-/// where it concerns judging, at each start.
+/// A model's own settings. A field that is `None` follows the server's setting: at each retrain,
+/// and, for those that affect predictions, at each start.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ModelSettings {
     /// See [`IsolationForestParams::contamination`].
@@ -39,7 +43,7 @@ pub struct ModelSettings {
 }
 
 impl ModelSettings {
-    /// The parameters of a fit: these, or else the server's.
+    /// The parameters of a fit: the server's, overridden by these.
     pub fn params(&self, server: &IsolationForestParams) -> IsolationForestParams {
         let mut params = server.clone();
         if let Some(contamination) = self.contamination {

@@ -1,0 +1,68 @@
+//! The errors of a store.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use object_store::Error as ObjectError;
+use thiserror::Error;
+
+use super::record::FORMAT;
+
+/// The store cannot be opened, or an operation on it failed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct StoreError(String);
+
+impl StoreError {
+    /// Keeps the whole chain of causes, because the root cause is the most specific.
+    pub(crate) fn new(error: impl Into<Box<dyn Error>>) -> Self {
+        let error = error.into();
+        let mut text = error.to_string();
+        for cause in std::iter::successors(error.source(), |&cause| cause.source()) {
+            let cause = cause.to_string();
+            if !text.contains(&cause) {
+                let _ = write!(text, ": {cause}");
+            }
+        }
+        Self(text)
+    }
+}
+
+impl From<ObjectError> for StoreError {
+    fn from(error: ObjectError) -> Self {
+        Self::new(error)
+    }
+}
+
+/// Why a version cannot be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The store failed to return it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store has no version of this number.
+    #[error("there is no such version")]
+    Missing,
+    /// The store returned it, but its bytes are not a readable model.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+/// Why bytes cannot be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FormatError {
+    /// The bytes differ from those that were written.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    /// The bytes are intact, but a newer version of this program wrote them.
+    #[error(
+        "it has format {0}, written by a newer version of this program; this one reads up to \
+         format {FORMAT}"
+    )]
+    Newer(u32),
+}
+
+/// A record cannot be encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the model cannot be encoded: {0}")]
+pub struct EncodeError(pub(super) String);
