@@ -1,38 +1,41 @@
-//! What is served now.
+//! The models that are served.
 //!
-//! Every model hangs on an `RwLock` as a pointer. Readers clone the pointer and let go of the lock
-//! before they work; a writer holds it only to put another pointer there. So predictions never
-//! wait for a training, and each is answered by one whole detector.
+//! Each model is an `Arc` behind an `RwLock`. A reader clones the `Arc` and releases the lock before
+//! it predicts; a writer holds the lock only to swap the `Arc`. So predictions never wait for a
+//! training, and each uses one consistent detector.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::RegistryConfig;
+use super::config::RegistryConfig;
 use crate::detector::{Detector, OutOfRange};
 use crate::store::{ModelName, ModelSettings, Record, Version};
 
-/// The end of the year 9999, in milliseconds since 1970: later times have no text.
-const LATEST: u64 = 253_402_300_799_999;
+/// The end of the year 9999, in milliseconds since 1970: RFC 3339 cannot express later times.
+const MAX_TIMESTAMP: u64 = 253_402_300_799_999;
 
-/// A model as it is served.
+/// How many features a warning names: a model may have thousands.
+const MAX_NAMED_FEATURES: usize = 16;
+
+/// A model that is served.
 #[derive(Debug)]
 pub struct ServedModel {
     /// The detector, without its trees.
     pub detector: Detector,
-    /// What the features are called, in order; none where they have no names.
+    /// Names of the features, in order; empty if they are unnamed.
     pub feature_names: Vec<String>,
-    /// What the model has of its own, which holds for its retrains too.
+    /// The model's own settings, which its retrains keep.
     pub settings: ModelSettings,
-    /// What is said of a reading beyond the training range: the model's own, or the server's.
+    /// How to predict a reading beyond the training range: the model's setting, or else the server's.
     pub out_of_range: OutOfRange,
-    /// How far beyond, as a share of that range.
+    /// Margin around the training range, as a share of its width.
     pub out_of_range_margin: f64,
-    /// When it was trained.
+    /// Time of training.
     pub trained_at: SystemTime,
-    /// The version that it is stored as; `None` for the synthetic model of a first start.
+    /// The stored version; `None` for the synthetic model of a first start.
     pub version: Option<Version>,
-    /// The version that it is a copy of, after a rollback.
+    /// The version it is a copy of, after a rollback.
     pub restored_from: Option<u64>,
 }
 
@@ -45,30 +48,31 @@ impl ServedModel {
             trained_at,
             restored_from,
         } = record;
-        // What takes most of the memory is needed for storing alone.
+        // The trees take most of the memory, and only encoding needs them.
         detector.drop_trees();
         let out_of_range = settings.out_of_range.unwrap_or(config.out_of_range);
-        let margin = settings.out_of_range_margin;
-        let margin = margin.unwrap_or(config.out_of_range_margin);
-        detector.set_out_of_range(out_of_range, margin);
+        let out_of_range_margin = settings
+            .out_of_range_margin
+            .unwrap_or(config.out_of_range_margin);
+        detector.set_out_of_range(out_of_range, out_of_range_margin);
         Self {
             detector,
             feature_names,
             settings,
             out_of_range,
-            out_of_range_margin: margin,
-            trained_at: UNIX_EPOCH + Duration::from_millis(trained_at.min(LATEST)),
+            out_of_range_margin,
+            trained_at: UNIX_EPOCH + Duration::from_millis(trained_at.min(MAX_TIMESTAMP)),
             version,
             restored_from,
         }
     }
 
-    /// The number of the version that it is stored as.
+    /// The number of the stored version.
     pub fn version_number(&self) -> Option<u64> {
         self.version.as_ref().map(|version| version.number)
     }
 
-    /// What an operator should know before trusting it.
+    /// Weaknesses that an operator should know before relying on the model.
     pub fn warnings(&self) -> Vec<String> {
         let ranges = self.detector.normal_ranges().unwrap_or_default();
         if ranges
@@ -92,35 +96,33 @@ impl ServedModel {
                  {TOO_ALIKE}"
             )];
         }
-        let idle = self.detector.constant_features();
-        let idle: Vec<String> = idle
-            .take(MOST_NAMED)
+        let constant: Vec<String> = self
+            .detector
+            .constant_features()
+            .take(MAX_NAMED_FEATURES)
             .map(|feature| match self.feature_names.get(feature) {
                 Some(name) => name.clone(),
                 None => format!("[{feature}]"),
             })
             .collect();
-        if idle.is_empty() {
+        if constant.is_empty() {
             return Vec::new();
         }
         vec![format!(
             "the values of {} do not count, because they were all alike in training; train it on \
              more varied readings, or set out_of_range to \"anomaly\"",
-            idle.join(", ")
+            constant.join(", ")
         )]
     }
 }
 
-/// A warning need not name a thousand features.
-const MOST_NAMED: usize = 16;
-
 const TOO_ALIKE: &str = "the training readings are too few or too much alike there; train it on \
                          more, or more varied, readings, or set out_of_range to \"anomaly\"";
 
-/// All models that are served.
+/// All served models.
 #[derive(Debug)]
 pub(super) struct Models {
-    /// The one that is asked most, apart from the others.
+    /// The busiest model, so it does not share the lock of the others.
     default: RwLock<Arc<ServedModel>>,
     others: RwLock<HashMap<ModelName, Arc<ServedModel>>>,
 }
@@ -137,7 +139,7 @@ impl Models {
     }
 
     pub(super) fn default_model(&self) -> Arc<ServedModel> {
-        // Only pointers are ever written under the locks, so a poisoned one holds whole ones.
+        // A write under the locks only swaps an `Arc`, so a poisoned lock holds valid data.
         Arc::clone(&self.default.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -149,35 +151,35 @@ impl Models {
         others.get(name).cloned()
     }
 
-    /// All, in the order of their names.
+    /// All models, sorted by name.
     pub(super) fn all(&self) -> Vec<(ModelName, Arc<ServedModel>)> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        let others = others
+        let mut all: Vec<_> = others
             .iter()
-            .map(|(name, model)| (name.clone(), Arc::clone(model)));
-        let mut all: Vec<_> = others.collect();
+            .map(|(name, model)| (name.clone(), Arc::clone(model)))
+            .collect();
         all.push((ModelName::default_model(), self.default_model()));
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
 
     pub(super) fn set(&self, name: &ModelName, model: Arc<ServedModel>) {
-        let before = if name.is_default() {
+        let previous = if name.is_default() {
             let mut default = self.default.write().unwrap_or_else(PoisonError::into_inner);
             Some(std::mem::replace(&mut *default, model))
         } else {
             let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
             others.insert(name.clone(), model)
         };
-        // With the lock let go: to free a large model takes its time.
-        drop(before);
+        // The lock is released: freeing a large model takes time.
+        drop(previous);
     }
 
-    /// Takes a model away; the default one stays.
+    /// Removes a model. The default model cannot be removed.
     pub(super) fn remove(&self, name: &ModelName) {
         let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-        let before = others.remove(name);
+        let previous = others.remove(name);
         drop(others);
-        drop(before);
+        drop(previous);
     }
 }

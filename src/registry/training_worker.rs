@@ -1,5 +1,5 @@
-//! The thread that fits: one model at a time, in the order in which they come, so that few of them
-//! take the processors from predictions, and the memory that a fit takes is used again by the next.
+//! The thread that fits models, one at a time in the order of their requests. Fits so leave
+//! processors to predictions, and each reuses the memory of the one before.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,11 +7,11 @@ use std::sync::mpsc::{Sender, channel};
 
 use tokio::sync::oneshot;
 
-use super::ChangeError;
+use super::error::ChangeError;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Gives work to the thread, which ends when this is dropped.
+/// Sends jobs to the thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct TrainingWorker(Sender<Job>);
 
@@ -22,26 +22,26 @@ impl TrainingWorker {
             .name("fit".to_owned())
             .spawn(move || {
                 for job in queue {
-                    // Whoever waits is told when the job drops its sender; the next one goes on.
+                    // A job that panics drops its sender, so its caller gets an error.
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                        tracing::error!("a training panicked; the model is as it was");
+                        tracing::error!("a training panicked; the model is unchanged");
                     }
                 }
             })?;
         Ok(Self(jobs))
     }
 
-    /// Waits for work to be done there.
+    /// Runs a job on the thread and waits for its result.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ChangeError> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let job = Box::new(move || {
-            // Nobody to tell: the server ends.
-            let _ = tell.send(work());
+            // Fails only when the caller is gone, at shutdown.
+            let _ = sender.send(job());
         });
         self.0.send(job).map_err(|_| ChangeError::Interrupted)?;
-        told.await.map_err(|_| ChangeError::Interrupted)
+        receiver.await.map_err(|_| ChangeError::Interrupted)
     }
 }

@@ -1,0 +1,108 @@
+//! The errors of a registry.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::detector::DetectorError;
+use crate::store::{ModelName, StoreError};
+
+/// Why a registry cannot be opened.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// The store cannot be listed or read.
+    #[error("the store cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The default model is stored, but none of its versions can be read.
+    #[error(
+        "the stored model default cannot be read (see the log lines above); make its file \
+         readable, delete it, or retrain it with --train FILE"
+    )]
+    DefaultUnreadable,
+    /// The default model cannot be trained or stored.
+    #[error("cannot create the default model: {0}")]
+    First(#[from] ChangeError),
+    /// The system cannot start a thread.
+    #[error("cannot start the threads that change models: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// Why a change failed. The model is unchanged.
+#[derive(Debug, Error)]
+pub enum ChangeError {
+    /// The detector rejected the readings.
+    #[error(transparent)]
+    Refused(#[from] DetectorError),
+    /// Too many changes are waiting.
+    #[error("too many changes are waiting already")]
+    Busy,
+    /// The change panicked, or the server is shutting down.
+    #[error("the change was interrupted")]
+    Interrupted,
+    /// The store is full or does not answer.
+    #[error("the store failed: {0}")]
+    Store(#[from] StoreError),
+    /// The model does not exist.
+    #[error("there is no model {0}")]
+    NoModel(ModelName),
+    /// The version to roll back to does not exist.
+    #[error(
+        "there is no version {requested} of model {name}; available: {}",
+        list(available)
+    )]
+    NoVersion {
+        /// The model.
+        name: ModelName,
+        /// The requested version.
+        requested: u64,
+        /// All stored versions.
+        available: Vec<u64>,
+    },
+    /// No version is older than the served one.
+    #[error(
+        "model {name} has no older version: it serves {}; available: {}",
+        describe_served(*served, *restored_from),
+        list(available)
+    )]
+    NoOlderVersion {
+        /// The model.
+        name: ModelName,
+        /// The version that is served, if it is stored.
+        served: Option<u64>,
+        /// The version that the served one is a copy of.
+        restored_from: Option<u64>,
+        /// All stored versions.
+        available: Vec<u64>,
+    },
+    /// The requested version is damaged or of a newer format.
+    #[error("version {requested} of model {name} cannot be served: {problem}")]
+    Unreadable {
+        /// The model.
+        name: ModelName,
+        /// The requested version.
+        requested: u64,
+        /// Why it cannot be read.
+        problem: String,
+    },
+    /// The default model always exists.
+    #[error(
+        "the model default cannot be deleted because /predict uses it; retrain it or roll it back"
+    )]
+    DefaultStays,
+}
+
+fn describe_served(served: Option<u64>, restored_from: Option<u64>) -> String {
+    match (served, restored_from) {
+        (Some(served), Some(original)) => format!("version {served}, a copy of {original}"),
+        (Some(served), None) => format!("version {served}"),
+        (None, _) => "a model that is not stored".to_owned(),
+    }
+}
+
+fn list(versions: &[u64]) -> String {
+    if versions.is_empty() {
+        return "none".to_owned();
+    }
+    let numbers: Vec<String> = versions.iter().map(u64::to_string).collect();
+    numbers.join(", ")
+}

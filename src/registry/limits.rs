@@ -1,0 +1,26 @@
+//! Limits on the work that a registry does at the same time, and on how often it does it.
+
+use std::time::Duration;
+
+/// How many changes of one model may wait behind the one that runs.
+pub(super) const MAX_WAITING_CHANGES: usize = 16;
+
+/// How many KiB the requests of retrains may hold until they are parsed, over all models.
+pub(super) const MAX_WAITING_KIB: usize = 256 * 1024;
+
+/// Threads for blocking work: reading, writing, and compiling the forests that were read. Each
+/// takes memory of its own, and more would not make a disk faster.
+pub(super) const BLOCKING_THREADS: usize = 3;
+
+/// How many models are read at the same time.
+pub(super) const LOAD_CONCURRENCY: usize = 16;
+
+/// How often the log reports progress while models are loaded.
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Number of polls after which the sync loop lists the whole store even if nothing was announced: a
+/// server may have been killed between storing and announcing.
+pub(super) const FULL_SCAN_ROUNDS: u32 = 64;
+
+/// How many version numbers to try for a new version while other servers take each one first.
+pub(super) const MAX_VERSION_ATTEMPTS: usize = 10;

@@ -1,0 +1,50 @@
+//! Training of a model.
+
+use std::time::SystemTime;
+
+use ndarray::Array2;
+
+use super::config::RegistryConfig;
+use super::error::ChangeError;
+use crate::detector::Detector;
+use crate::store::{ModelName, ModelSettings, Record};
+
+/// The readings and settings to train a model on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingRequest {
+    /// The readings, one per row.
+    pub samples: Array2<f64>,
+    /// Names of the features, in order; empty if they are unnamed.
+    pub feature_names: Vec<String>,
+    /// The model's own settings.
+    pub settings: ModelSettings,
+}
+
+/// Fits a model, and logs the settings that reproduce it.
+pub(super) fn fit(
+    name: &ModelName,
+    request: TrainingRequest,
+    config: &RegistryConfig,
+) -> Result<Record, ChangeError> {
+    let params = request.settings.params(&config.params);
+    let detector = Detector::fit(&params, request.samples)?;
+    let forest = detector.forest();
+    tracing::info!(
+        model = %name,
+        readings = forest.n_samples(),
+        features = forest.n_features(),
+        contamination = forest.hyperparams().contamination(),
+        n_estimators = forest.hyperparams().n_estimators(),
+        max_samples = %forest.hyperparams().max_samples(),
+        random_state = forest.random_state(),
+        "trained"
+    );
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Ok(Record {
+        detector,
+        feature_names: request.feature_names,
+        settings: request.settings,
+        trained_at: since_epoch.map_or(0, |time| time.as_millis() as u64),
+        restored_from: None,
+    })
+}
