@@ -15,7 +15,7 @@ use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::{IsolationForest, MaxSamples};
 use iforest_server::store::{
-    self, FormatError, ModelName, ModelSettings, ReadError, Record, Store, WriteOutcome,
+    self, FormatError, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
 };
 use ndarray::Array2;
 use object_store::memory::InMemory;
@@ -189,16 +189,21 @@ async fn an_announcement_is_seen_by_those_who_asked_before() {
         Store::in_memory(),
         Store::open(folder.text()).expect("a folder"),
     ] {
-        assert_eq!(store.changed_since(None).await, Ok(None));
+        assert_eq!(store.changed_since(None).await, Ok(Poll::Unchanged));
         store.announce().await.expect("announced");
-        let first = store.changed_since(None).await.expect("it answers");
-        let first = first.expect("something was announced").expect("an ETag");
-        assert_eq!(store.changed_since(Some(&first)).await, Ok(None));
+        let Ok(Poll::Changed(Some(first))) = store.changed_since(None).await else {
+            panic!("a change was announced");
+        };
+        assert_eq!(store.changed_since(Some(&first)).await, Ok(Poll::Unchanged));
         store.announce().await.expect("announced");
-        let second = store.changed_since(Some(&first)).await.expect("it answers");
-        let second = second.expect("something was announced").expect("an ETag");
+        let Ok(Poll::Changed(Some(second))) = store.changed_since(Some(&first)).await else {
+            panic!("a change was announced");
+        };
         assert_ne!(first, second);
-        assert_eq!(store.changed_since(Some(&second)).await, Ok(None));
+        assert_eq!(
+            store.changed_since(Some(&second)).await,
+            Ok(Poll::Unchanged)
+        );
     }
 }
 
