@@ -15,7 +15,8 @@ fn predict(c: &mut Criterion) {
     let detector = Detector::fit(&work::params(), readings).expect("good data");
     work::check(detector.forest(), &values);
     let mut next = values.iter().cycle();
-    // A different value each time, because the processor would predict the branches of a single one.
+    // A different value each time, because the processor would predict the branches of a single
+    // one.
     c.bench_function("predict one value", |b| {
         b.iter_batched(
             || *next.next().expect("the iterator is infinite"),

@@ -6,7 +6,8 @@
 //!   sleeps: a lower bound for the latency of one connection.
 //! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: sends requests to /predict; each
 //!   connection sends the next request after the last response. With RETRAIN_ADDRESS, it also sends
-//!   500 readings to /retrain there, again and again. Prints one line of JSON, latencies in seconds.
+//!   500 readings to /retrain there, again and again. Prints one line of JSON, latencies in
+//!   seconds.
 //! * `http poll …`: same as `load`, but the client polls for responses and never sleeps. Waking a
 //!   client takes longer than the server takes to respond, so this measures the server better.
 //! * no arguments (`cargo bench --bench http`): the server and the baseline, in alternating order.

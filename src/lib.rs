@@ -24,8 +24,8 @@
 //! * [`detector`]: scaler, forest and threshold as one value
 //! * [`forest`]: the isolation forest
 //!
-//! Helpers: [`training_data`], the training data of the default model; `encoding` and `excerpt`, text
-//! from files and clients; `total_order`, floats as ordered integers.
+//! Helpers: [`training_data`], the training data of the default model; `encoding` and `excerpt`,
+//! text from files and clients; `total_order`, floats as ordered integers.
 
 #![forbid(unsafe_code)]
 

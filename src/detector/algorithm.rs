@@ -123,8 +123,8 @@ impl Detector {
         &self.training_ranges
     }
 
-    /// Sets the policy for readings outside the training range by more than `margin`, a share of the
-    /// width of that range.
+    /// Sets the policy for readings outside the training range by more than `margin`, a share of
+    /// the width of that range.
     pub fn set_out_of_range(&mut self, out_of_range: OutOfRange, margin: f64) {
         self.limits = match out_of_range {
             OutOfRange::Score => None,
@@ -280,9 +280,9 @@ impl Detector {
 
     /// Whether readings far below, and far above, all training readings are labelled normal.
     ///
-    /// This happens if all training readings are equal, or if the smallest or greatest reading makes
-    /// up more than the contamination share: its score is then the threshold, and no reading beyond
-    /// it scores higher. Such a detector stays silent where an engineer expects an alarm.
+    /// This happens if all training readings are equal, or if the smallest or greatest reading
+    /// makes up more than the contamination share: its score is then the threshold, and no reading
+    /// beyond it scores higher. Such a detector stays silent where an engineer expects an alarm.
     pub fn blind_sides(&self) -> BlindSides {
         let is_normal = |value: f32| {
             let row = vec![f64::from(value); self.forest.n_features()];

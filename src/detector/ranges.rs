@@ -7,8 +7,8 @@ use crate::total_order::{f64_from_key, f64_to_key};
 
 /// The policy for readings outside the range of the training readings.
 ///
-/// A forest alone may label such a reading normal: it gives the reading the score of the smallest or
-/// greatest training reading, which may be a common one.
+/// A forest alone may label such a reading normal: it gives the reading the score of the smallest
+/// or greatest training reading, which may be a common one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutOfRange {

@@ -6,8 +6,8 @@
 //! * Sums are added in numpy's order.
 //! * A feature is constant by scikit-learn's relative rule, not by an absolute one: 1e-20 may be a
 //!   large deviation.
-//! * Values are divided by the deviation. linfa multiplies by its reciprocal, which changes the last
-//!   digit of a quarter of all values.
+//! * Values are divided by the deviation. linfa multiplies by its reciprocal, which changes the
+//!   last digit of a quarter of all values.
 
 use std::borrow::Cow;
 
@@ -60,8 +60,8 @@ impl TryFrom<StoredScaler> for StandardScaler {
 }
 
 impl StandardScaler {
-    /// Fits mean and deviation of each column. `rows` has the shape (rows, features), and its values
-    /// must be finite.
+    /// Fits mean and deviation of each column. `rows` has the shape (rows, features), and its
+    /// values must be finite.
     ///
     /// # Errors
     ///

@@ -110,8 +110,8 @@ impl PerfectTrees {
         })
     }
 
-    /// Writes the sum of path lengths of each row to `sums`; `value` returns the value of a row and a
-    /// feature.
+    /// Writes the sum of path lengths of each row to `sums`; `value` returns the value of a row and
+    /// a feature.
     pub(super) fn path_length_sums(&self, value: impl Fn(usize, usize) -> f32, sums: &mut [f64]) {
         match (self.width, self.n_features) {
             (NARROW, ..=16) => self.walk::<u8, NARROW, FEW>(value, sums),
@@ -121,8 +121,8 @@ impl PerfectTrees {
         }
     }
 
-    /// Walks all rows down every tree. `WIDTH` and `VALUES - LANES` are powers of two, so a remainder
-    /// keeps an index in bounds without a branch.
+    /// Walks all rows down every tree. `WIDTH` and `VALUES - LANES` are powers of two, so a
+    /// remainder keeps an index in bounds without a branch.
     fn walk<I: HeapIndex, const WIDTH: usize, const VALUES: usize>(
         &self,
         value: impl Fn(usize, usize) -> f32,
@@ -167,8 +167,8 @@ impl PerfectTrees {
     }
 }
 
-/// The index of a node in heap order, modulo a tree's width. For narrow trees a byte suffices, which
-/// needs neither a remainder nor wide registers.
+/// The index of a node in heap order, modulo a tree's width. For narrow trees a byte suffices,
+/// which needs neither a remainder nor wide registers.
 trait HeapIndex: Copy + Default {
     fn new(index: i32) -> Self;
     fn get(self) -> usize;

@@ -24,8 +24,8 @@ const BLOCK: usize = 8;
 /// nanoseconds for any number of breakpoints.
 #[derive(Debug, Clone)]
 pub(super) struct StepFunction {
-    /// Ascending and distinct, followed by [`PROBES`] infinities. Interval `i` holds the values up to
-    /// breakpoint `i` and above breakpoint `i - 1`.
+    /// Ascending and distinct, followed by [`PROBES`] infinities. Interval `i` holds the values up
+    /// to breakpoint `i` and above breakpoint `i - 1`.
     breakpoints: Vec<f32>,
     /// The anomaly score of each interval.
     scores: Vec<f64>,

@@ -253,8 +253,8 @@ impl Impurity {
         Self::variance(self.n, self.sum, self.squares)
     }
 
-    /// Variances of the two sides. Unlike in [`sum`](Self::sum), `rows` are already partitioned; the
-    /// left side ends at `middle`.
+    /// Variances of the two sides. Unlike in [`sum`](Self::sum), `rows` are already partitioned;
+    /// the left side ends at `middle`.
     fn sides(&self, rows: &[u32], middle: usize, targets: &[f64]) -> Sides {
         let target = |&row: &u32| targets[row as usize];
         let (left, right) = rows.split_at(middle);
