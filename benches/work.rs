@@ -4,7 +4,7 @@ use iforest_server::forest::{IsolationForest, IsolationForestParams};
 use linfa::prelude::*;
 use ndarray::Array2;
 
-#[path = "../tests/common/plain.rs"]
+#[path = "../tests/it/support/plain.rs"]
 mod plain;
 
 /// The data that `compare/compare.py` also generates: SplitMix64 (Steele, Lea and Flood, 2014),

@@ -1,14 +1,13 @@
-//! The scaler against recorded results of scikit-learn, bit for bit, and the detector's checks.
+//! The scaler against recorded results of scikit-learn, bit for bit, and what a detector checks.
 
-mod common;
-
-use common::{DataSpec, SplitMix, fixture, hash_floats};
 use iforest_server::detector::{BlindSides, Detector, DetectorError, OutOfRange, StandardScaler};
-use iforest_server::forest::{FitError, IsolationForest, IsolationForestParams, ScoreError};
+use iforest_server::forest::{FitError, ScoreError};
 use linfa::traits::Transformer;
 use ndarray::{Array2, ArrayView2, Axis, array};
 use serde::Deserialize;
 use serde_json::json;
+
+use crate::support::data::{DataSpec, SplitMix, fixture, hash_floats, params, quantised, readings};
 
 #[derive(Deserialize)]
 struct Case {
@@ -18,9 +17,9 @@ struct Case {
     scaled: String,
 }
 
-// What the forest sees decides what it answers, so the scaler is held to scikit-learn's bits too.
+// Answers depend on what the forest sees, so the scaler must equal that of scikit-learn too.
 #[test]
-fn scaled_values_are_those_of_scikit_learn_to_the_bit() {
+fn scaled_values_equal_scikit_learn_bit_for_bit() {
     let cases: Vec<Case> = fixture("scaler.json");
     assert!(cases.len() > 500);
     for case in cases {
@@ -43,16 +42,16 @@ fn scaled_values_are_those_of_scikit_learn_to_the_bit() {
     }
 }
 
-// numpy sums a lone column pairwise wherever it lies in memory, and columns that each lie together,
-// so both are learnt to the bit as a copy of the column is.
+// numpy sums one column pairwise wherever it lies in memory, and contiguous columns too, so both
+// must give the bits of a copy of the column.
 #[test]
-fn a_column_is_learnt_as_its_copy_wherever_it_lies() {
+fn the_memory_layout_of_a_column_does_not_change_the_scaler() {
     let bits = |column: ArrayView2<'_, f64>| {
         let scaler = StandardScaler::fit(column).expect("finite readings");
         (scaler.mean()[0].to_bits(), scaler.scale()[0].to_bits())
     };
     for rows in [7, 8, 100, 129, 1000] {
-        let wide = readings(rows, 2);
+        let wide = readings(5, rows, 2);
         let contiguous = wide.column(0).to_owned().insert_axis(Axis(1));
         let expected = bits(contiguous.view());
         let columns = wide.t().as_standard_layout().into_owned();
@@ -62,30 +61,20 @@ fn a_column_is_learnt_as_its_copy_wherever_it_lies() {
     }
 }
 
-fn params() -> IsolationForestParams {
-    IsolationForest::params()
-        .contamination(0.05)
-        .random_state(7)
-}
-
-fn readings(rows: usize, columns: usize) -> Array2<f64> {
-    let mut random = SplitMix(5);
-    Array2::from_shape_simple_fn((rows, columns), || 5.0 * random.uniform())
-}
-
-// A detector judges in whatever unit its readings come: behind the scaler, a change of unit is lost
-// but for the rounding of scaled values.
+// Behind the scaler a change of unit disappears, except for the rounding of scaled values.
 #[test]
 fn scores_do_not_depend_on_the_unit() {
-    let data = readings(300, 2);
-    let detector = Detector::fit(&params(), data.clone()).expect("good readings");
+    let data = readings(5, 300, 2);
+    let detector = Detector::fit(&params(), data.clone()).expect("valid readings");
     let scores = detector
         .decision_function(data.view())
-        .expect("good readings");
+        .expect("valid readings");
     for unit in [1e-9, 0.3, 25.4, 1e7] {
         let data = &data * unit;
-        let other = Detector::fit(&params(), data.clone()).expect("good readings");
-        let others = other.decision_function(data.view()).expect("good readings");
+        let other = Detector::fit(&params(), data.clone()).expect("valid readings");
+        let others = other
+            .decision_function(data.view())
+            .expect("valid readings");
         let differ = scores
             .iter()
             .zip(&others)
@@ -98,17 +87,16 @@ fn scores_do_not_depend_on_the_unit() {
     }
 }
 
-// A batch and one value at a time are the same function.
 #[test]
-fn a_batch_is_judged_as_its_readings_one_by_one() {
-    let data = readings(200, 1);
-    let detector = Detector::fit(&params(), data.clone()).expect("good readings");
+fn a_batch_gets_the_same_scores_as_single_readings() {
+    let data = readings(5, 200, 1);
+    let detector = Detector::fit(&params(), data.clone()).expect("valid readings");
     let scores = detector
         .decision_function(data.view())
-        .expect("good readings");
+        .expect("valid readings");
     let mut anomalies = 0;
     for (&value, &score) in data.iter().zip(&scores) {
-        let prediction = detector.predict(value).expect("a good reading");
+        let prediction = detector.predict(value).expect("a valid reading");
         assert_eq!(prediction.anomaly_score.to_bits(), score.to_bits());
         assert_eq!(prediction.is_anomaly, score > detector.forest().threshold());
         anomalies += usize::from(prediction.is_anomaly);
@@ -116,26 +104,26 @@ fn a_batch_is_judged_as_its_readings_one_by_one() {
     assert_eq!(anomalies, 10, "5 % of 200");
 }
 
-// A reading of several features takes another way than a batch of them.
+// A single row of several features takes another code path than a batch.
 #[test]
-fn a_row_is_judged_as_in_a_batch() {
+fn a_row_gets_the_same_score_alone_and_in_a_batch() {
     for columns in [1, 3] {
-        let data = readings(200, columns);
-        let mut detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let data = readings(5, 200, columns);
+        let mut detector = Detector::fit(&params(), data.clone()).expect("valid readings");
         let far = Array2::from_shape_fn((20, columns), |(row, _)| row as f64 - 10.0);
         for out_of_range in [OutOfRange::Score, OutOfRange::Anomaly] {
             detector.set_out_of_range(out_of_range, 0.1);
             for rows in [&data, &far] {
-                let scores = detector.decision_function(rows.view()).expect("good");
+                let scores = detector.decision_function(rows.view()).expect("valid rows");
                 for (row, score) in rows.rows().into_iter().zip(scores) {
-                    let judged = detector.predict_row(&row.to_vec()).expect("a good row");
-                    assert_eq!(judged.anomaly_score.to_bits(), score.to_bits());
-                    assert_eq!(judged.scaled.len(), columns);
+                    let prediction = detector.predict_row(&row.to_vec()).expect("a valid row");
+                    assert_eq!(prediction.anomaly_score.to_bits(), score.to_bits());
+                    assert_eq!(prediction.scaled.len(), columns);
                     if columns == 1 {
-                        let one = detector.predict(row[0]).expect("a good reading");
+                        let one = detector.predict(row[0]).expect("a valid reading");
                         assert_eq!(one.anomaly_score.to_bits(), score.to_bits());
-                        assert_eq!(one.out_of_range, judged.out_of_range);
-                        assert_eq!(one.scaled, judged.scaled[0]);
+                        assert_eq!(one.out_of_range, prediction.out_of_range);
+                        assert_eq!(one.scaled, prediction.scaled[0]);
                     }
                 }
             }
@@ -143,12 +131,11 @@ fn a_row_is_judged_as_in_a_batch() {
     }
 }
 
-// The trap of the README, and the way out of it: with the option, what lies beyond the training
-// range by more than the margin is an anomaly, and what lies within is judged as before.
+// With the option a reading beyond the training range by more than the margin is an anomaly, and a
+// reading within it keeps its score.
 #[test]
-fn a_reading_out_of_range_is_an_anomaly_where_that_is_asked_for() {
-    let mut random = SplitMix(8);
-    let grid = Array2::from_shape_simple_fn((120, 1), || (random.uniform() * 8.0).floor() * 0.25);
+fn out_of_range_anomaly_flags_readings_beyond_the_training_range() {
+    let grid = quantised();
     let constant = Array2::from_elem((20, 1), 7.0);
     let wide = array![[-1e308], [1e308], [0.0]];
     for (data, margin, inside, outside) in [
@@ -172,21 +159,21 @@ fn a_reading_out_of_range_is_an_anomaly_where_that_is_asked_for() {
         ),
         (&wide, 0.0, [-1e308, 1e308], [-1.7e308, 1.7e308]),
     ] {
-        let mut detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let mut detector = Detector::fit(&params(), data.clone()).expect("valid readings");
         let plain = detector.clone();
         detector.set_out_of_range(OutOfRange::Anomaly, margin);
         for reading in inside {
-            let judged = detector.predict(reading).expect("a good reading");
-            let as_scored = plain.predict(reading).expect("a good reading");
-            assert_eq!(judged.out_of_range, Some(false), "{reading}");
-            assert_eq!(judged.anomaly_score, as_scored.anomaly_score, "{reading}");
-            assert_eq!(as_scored.out_of_range, None);
+            let prediction = detector.predict(reading).expect("a valid reading");
+            let scored = plain.predict(reading).expect("a valid reading");
+            assert_eq!(prediction.out_of_range, Some(false), "{reading}");
+            assert_eq!(prediction.anomaly_score, scored.anomaly_score, "{reading}");
+            assert_eq!(scored.out_of_range, None);
         }
         for reading in outside {
-            let judged = detector.predict(reading).expect("a good reading");
-            assert_eq!(judged.out_of_range, Some(true), "{reading}");
-            assert!(judged.is_anomaly, "{reading}");
-            assert!(judged.anomaly_score > detector.forest().threshold());
+            let prediction = detector.predict(reading).expect("a valid reading");
+            assert_eq!(prediction.out_of_range, Some(true), "{reading}");
+            assert!(prediction.is_anomaly, "{reading}");
+            assert!(prediction.anomaly_score > detector.forest().threshold());
         }
         assert_eq!(
             detector.blind_sides(),
@@ -198,23 +185,22 @@ fn a_reading_out_of_range_is_an_anomaly_where_that_is_asked_for() {
     }
 }
 
-// A margin so wide that the limits are beyond a double is no margin at all, and no error.
+// A margin so wide that the limits overflow a double is not an error.
 #[test]
-fn a_margin_beyond_all_numbers_sets_no_limit() {
-    let mut detector = Detector::fit(&params(), readings(300, 1)).expect("good readings");
+fn a_margin_that_overflows_sets_no_limit() {
+    let mut detector = Detector::fit(&params(), readings(5, 300, 1)).expect("valid readings");
     let plain = detector.normal_ranges();
     detector.set_out_of_range(OutOfRange::Anomaly, f64::MAX);
     assert_eq!(detector.normal_ranges(), plain);
 }
 
-// What is stored is served after a restart, so it must be the same to the last bit; and parts that
-// do not belong together must not come to be judged with.
+// A restart must serve the same bits, and parts that do not belong together must be refused.
 #[test]
-fn a_detector_is_read_as_it_was_stored() {
+fn a_stored_detector_is_read_back_unchanged() {
     for columns in [1, 3] {
-        let detector = Detector::fit(&params(), readings(100, columns)).expect("good readings");
+        let detector = Detector::fit(&params(), readings(5, 100, columns)).expect("valid readings");
         let stored = serde_json::to_value(&detector).expect("serializable");
-        let back: Detector = serde_json::from_value(stored.clone()).expect("as written");
+        let back: Detector = serde_json::from_value(stored.clone()).expect("what was written");
         assert_eq!(back, detector);
         for (place, damage) in [
             ("/scaler/mean", json!([])),
@@ -229,7 +215,7 @@ fn a_detector_is_read_as_it_was_stored() {
             ("/training_ranges/0", json!({ "low": 2.0, "high": 1.0 })),
         ] {
             let mut damaged = stored.clone();
-            *damaged.pointer_mut(place).expect("it is there") = damage.clone();
+            *damaged.pointer_mut(place).expect("a field") = damage.clone();
             let read = serde_json::from_value::<Detector>(damaged);
             assert!(read.is_err(), "{place} = {damage}");
         }
@@ -237,8 +223,8 @@ fn a_detector_is_read_as_it_was_stored() {
 }
 
 #[test]
-fn what_cannot_be_judged_is_refused_with_its_place() {
-    let detector = Detector::fit(&params(), readings(50, 2)).expect("good readings");
+fn invalid_readings_are_refused_with_row_and_feature() {
+    let detector = Detector::fit(&params(), readings(5, 50, 2)).expect("valid readings");
     assert!(matches!(
         detector.predict(1.0),
         Err(DetectorError::Score(ScoreError::Width {
@@ -261,7 +247,7 @@ fn what_cannot_be_judged_is_refused_with_its_place() {
             ..
         }))
     ));
-    let narrow = Detector::fit(&params(), array![[1.0], [1.1], [1.2]]).expect("good readings");
+    let narrow = Detector::fit(&params(), array![[1.0], [1.1], [1.2]]).expect("valid readings");
     assert!(matches!(
         narrow.predict(f64::MAX),
         Err(DetectorError::Overflow {
@@ -293,39 +279,41 @@ fn what_cannot_be_judged_is_refused_with_its_place() {
             "the readings of feature 0 are too large to be averaged",
         ),
     ] {
-        let error = Detector::fit(&params(), data).expect_err("must be refused");
+        let error = Detector::fit(&params(), data).expect_err("an error");
         assert_eq!(error.to_string(), place);
     }
-    let error = Detector::fit(&params().contamination(0.6), readings(9, 1));
+    let error = Detector::fit(&params().contamination(0.6), readings(5, 9, 1));
     assert!(matches!(
         error,
         Err(DetectorError::Fit(FitError::Params(_)))
     ));
 }
 
-// PyOD's trap, kept for parity: readings on a coarse grid make a model that never alarms. The
-// operator must be told.
+// A trap of PyOD, kept for parity: a model of readings on a coarse grid never alarms.
 #[test]
-fn a_detector_that_cannot_alarm_knows_it() {
-    let mut random = SplitMix(8);
-    let grid = Array2::from_shape_simple_fn((120, 1), || (random.uniform() * 8.0).floor() * 0.25);
-    let detector = Detector::fit(&params(), grid).expect("good readings");
-    assert!(!detector.predict(1000.0).expect("a good reading").is_anomaly);
-    let both = |blind| BlindSides {
+fn a_detector_that_cannot_alarm_reports_it() {
+    let detector = Detector::fit(&params(), quantised()).expect("valid readings");
+    assert!(
+        !detector
+            .predict(1000.0)
+            .expect("a valid reading")
+            .is_anomaly
+    );
+    let both_sides = |blind| BlindSides {
         below: blind,
         above: blind,
     };
-    assert_eq!(detector.blind_sides(), both(true));
-    let constant = Detector::fit(&params(), Array2::ones((20, 3))).expect("good readings");
-    assert_eq!(constant.blind_sides(), both(true));
-    let good = Detector::fit(&params(), readings(500, 1)).expect("good readings");
-    assert_eq!(good.blind_sides(), both(false));
+    assert_eq!(detector.blind_sides(), both_sides(true));
+    let constant = Detector::fit(&params(), Array2::ones((20, 3))).expect("valid readings");
+    assert_eq!(constant.blind_sides(), both_sides(true));
+    let usual = Detector::fit(&params(), readings(5, 500, 1)).expect("valid readings");
+    assert_eq!(usual.blind_sides(), both_sides(false));
 }
 
-// Alarm limits must agree with the prediction of every reading, whatever the unit and the shape of
-// the data: on thousands of readings, and around every limit.
+// Alarm limits must agree with the predictions whatever the unit and the distribution: on
+// thousands of readings, and around every limit.
 #[test]
-fn normal_ranges_are_what_is_judged_normal() {
+fn normal_ranges_agree_with_every_prediction() {
     let mut random = SplitMix(9);
     for (rows, scale, shift) in [
         (500, 5.0, 0.0),
@@ -337,7 +325,7 @@ fn normal_ranges_are_what_is_judged_normal() {
             let u = random.uniform();
             scale * u * u * u + shift
         });
-        let mut detector = Detector::fit(&params(), data.clone()).expect("good readings");
+        let mut detector = Detector::fit(&params(), data.clone()).expect("valid readings");
         if rows == 60 {
             detector.set_out_of_range(OutOfRange::Anomaly, 0.05);
         }
@@ -354,10 +342,10 @@ fn normal_ranges_are_what_is_judged_normal() {
                 range.low.is_none_or(|low| low <= reading)
                     && range.high.is_none_or(|high| reading <= high)
             });
-            let judged = detector.predict(reading).expect("a good reading");
-            assert_eq!(inside, !judged.is_anomaly, "{reading} in {ranges:?}");
+            let prediction = detector.predict(reading).expect("a valid reading");
+            assert_eq!(inside, !prediction.is_anomaly, "{reading} in {ranges:?}");
         }
     }
-    let several = Detector::fit(&params(), readings(50, 2)).expect("good readings");
+    let several = Detector::fit(&params(), readings(5, 50, 2)).expect("valid readings");
     assert_eq!(several.normal_ranges(), None);
 }

@@ -1,6 +1,6 @@
-// The plain evaluation of a forest, which every fast path must equal to the bit: down each tree, path
-// lengths added in the order of the trees, and the power, as scikit-learn has them. The benchmarks
-// use it too.
+//! Reference evaluation of a forest, as scikit-learn does it: walk down each tree, add the path
+//! lengths in the order of the trees, then take the power. Every fast path must equal it bit for bit.
+//! The benchmarks use it too.
 
 use iforest_server::forest::IsolationForest;
 

@@ -1,42 +1,36 @@
-//! The store through its own face: the form of its files, which must be readable for ever, and what
-//! it does with versions, names and folders.
-
-mod common;
-#[path = "common/stored.rs"]
-mod stored;
+//! The store as a library: the format of its files, which every later version must read, and its
+//! versions, names and folders.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{RECORDED_SCORES, SplitMix};
 use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
-use iforest_server::forest::{IsolationForest, MaxSamples};
+use iforest_server::forest::MaxSamples;
 use iforest_server::store::{
     self, FormatError, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
 };
-use ndarray::Array2;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use stored::Folder;
 
-/// A record with something in every field.
+use crate::support::data::{RECORDED_SCORES, params, readings};
+use crate::support::folder::Folder;
+
+/// A record with a value in every field.
 fn record() -> Record {
-    let mut random = SplitMix(3);
-    let data = Array2::from_shape_simple_fn((20, 2), || 5.0 * random.uniform());
-    let params = IsolationForest::params()
+    let params = params()
         .contamination(0.1)
         .n_estimators(3)
         .max_samples(MaxSamples::Fraction(0.5))
         .random_state(11);
     Record {
-        detector: Detector::fit(&params, data).expect("good readings"),
+        detector: Detector::fit(&params, readings(3, 20, 2)).expect("valid readings"),
         feature_names: vec!["vibration".to_owned(), "in °C".to_owned()],
         settings: ModelSettings {
             contamination: Some(0.1),
@@ -55,31 +49,34 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model-format-1.iforest")
 }
 
-// What a plant stored with this version must be served by every later one. If this fails, the form
-// of something that is stored has changed: that takes a new format beside the old one, not another
-// fixture.
+fn name(name: &str) -> ModelName {
+    name.parse().expect("a valid name")
+}
+
+// Every later version must serve what a plant stored with this one. If this fails, the stored form
+// has changed: add a new format beside the old one, and do not replace the fixture.
 #[test]
-fn a_file_of_format_1_is_read_and_written_as_it_was() {
+fn a_file_of_format_1_is_read_and_written_unchanged() {
     let bytes = std::fs::read(golden()).expect("the fixture is committed");
     assert!(bytes.starts_with(b"iforest-server model 1\n"));
     let read = store::decode(&bytes).expect("format 1");
     assert_eq!(store::encode(&read).expect("whole"), bytes);
-    // The offset in it is a recorded score.
+    // Its offset is a recorded score.
     assert!(!RECORDED_SCORES || read == record());
 }
 
-// What is served has no trees any more; it must not come to be stored without them.
+// Served models have no trees any more and must not be stored without them.
 #[test]
-fn a_detector_without_trees_is_not_stored() {
+fn a_detector_without_trees_cannot_be_stored() {
     let mut record = record();
     record.detector.drop_trees();
-    let error = store::encode(&record).expect_err("must not be stored");
-    assert!(error.to_string().contains("no stored form"), "{error}");
+    let error = store::encode(&record).expect_err("an error");
+    assert!(error.to_string().contains("cannot be encoded"), "{error}");
 }
 
-// A file from a later version of this program is not damage, and must be told from it.
+// A file of a later version of this program is not damaged.
 #[test]
-fn a_newer_format_is_told_from_damage() {
+fn a_newer_format_is_distinguished_from_damage() {
     let with_first_line = |line: &str| {
         let bytes = store::encode(&record()).expect("whole");
         let end = bytes.iter().position(|&b| b == b'\n').expect("a line");
@@ -105,13 +102,9 @@ fn a_newer_format_is_told_from_damage() {
     }
 }
 
-fn name(name: &str) -> ModelName {
-    name.parse().expect("a good name")
-}
-
-// All kinds of stores behave alike: versions are only ever made, each once, and listed in order.
+// All kinds of stores behave alike.
 #[tokio::test]
-async fn versions_are_made_once_listed_in_order_and_removed() {
+async fn versions_are_created_once_listed_in_order_and_removed() {
     let folder = Folder::new();
     let bytes = store::encode(&record()).expect("whole");
     for store in [
@@ -127,11 +120,11 @@ async fn versions_are_made_once_listed_in_order_and_removed() {
                 let again = store.write(model, number, b"other").await;
                 assert_eq!(again, Ok(WriteOutcome::AlreadyExists));
             }
-            assert_eq!(store.read(model, 2).await.expect("it is there"), record());
+            assert_eq!(store.read(model, 2).await.expect("it is stored"), record());
             let missing = store.read(model, 3).await;
             assert!(matches!(missing, Err(ReadError::Missing)), "{missing:?}");
         }
-        let listed = store.list().await.expect("it answers");
+        let listed = store.list().await.expect("the store answers");
         let mut sorted = names.to_vec();
         sorted.sort();
         assert_eq!(listed.keys().cloned().collect::<Vec<_>>(), sorted);
@@ -145,17 +138,21 @@ async fn versions_are_made_once_listed_in_order_and_removed() {
                 .await
                 .expect("no error");
             assert_eq!(store.versions(&model).await.as_deref(), Ok(&versions[2..]));
-            // WriteOutcome anew, it is told from the one that was there before.
+            // A version written again is not the version that was there before.
             store.write(&model, 1, &bytes).await.expect("written");
-            let anew = store.versions(&model).await.expect("listed");
-            assert!(!anew[0].is(&versions[0]), "{:?} {:?}", anew[0], versions[0]);
+            let rewritten = store.versions(&model).await.expect("listed");
+            assert!(
+                !rewritten[0].is(&versions[0]),
+                "{:?} {:?}",
+                rewritten[0],
+                versions[0]
+            );
         }
     }
 }
 
-// What other programs put beside the models is none of them.
 #[tokio::test]
-async fn other_files_in_the_folder_are_left_alone() {
+async fn other_files_in_the_folder_are_ignored() {
     let folder = Folder::new();
     let store = Store::open(folder.text()).expect("a folder");
     let bytes = store::encode(&record()).expect("whole");
@@ -175,15 +172,15 @@ async fn other_files_in_the_folder_are_left_alone() {
         let file = models.join(folder).join("0000000001.iforest");
         std::fs::write(file, "other").expect("written");
     }
-    let listed = store.list().await.expect("it answers");
+    let listed = store.list().await.expect("the store answers");
     let models: Vec<_> = listed.keys().map(ModelName::as_str).collect();
-    assert_eq!(models, ["M", "m"], "m=1 is how M is written");
+    assert_eq!(models, ["M", "m"], "m=1 is the stored form of M");
     assert_eq!(listed[&name("m")].len(), 1);
 }
 
-// A server that follows others asks with what it saw last, and must see each announcement once.
+// A server that follows others polls with the ETag that it saw last.
 #[tokio::test]
-async fn an_announcement_is_seen_by_those_who_asked_before() {
+async fn an_announcement_is_seen_once_by_each_follower() {
     let folder = Folder::new();
     for store in [
         Store::in_memory(),
@@ -208,11 +205,11 @@ async fn an_announcement_is_seen_by_those_who_asked_before() {
 }
 
 #[test]
-fn what_is_no_store_is_refused_with_the_reason() {
+fn an_invalid_store_location_is_refused_with_the_reason() {
     let folder = Folder::new();
     let file = folder.path().join("file");
     std::fs::write(&file, "").expect("written");
-    let file = file.to_str().expect("a plain path");
+    let file = file.to_str().expect("a path in UTF-8");
     for (location, expected) in [
         (file, "exists"),
         ("ftp://host/path", "a store is a folder, memory:, s3://"),
@@ -228,12 +225,12 @@ fn what_is_no_store_is_refused_with_the_reason() {
     }
 }
 
-/// An object store whose answers to writes get lost on the way, whether or not the writes do.
+/// An object store that loses its responses to writes, whether or not the writes succeed.
 #[derive(Debug, Default)]
 struct LostAnswers {
     objects: InMemory,
-    writes_get_lost: AtomicBool,
-    reads_get_lost: AtomicBool,
+    writes_fail: AtomicBool,
+    reads_fail: AtomicBool,
 }
 
 impl fmt::Display for LostAnswers {
@@ -257,7 +254,7 @@ impl ObjectStore for LostAnswers {
         what: PutPayload,
         how: PutOptions,
     ) -> Result<PutResult> {
-        if !self.writes_get_lost.load(Ordering::Relaxed) {
+        if !self.writes_fail.load(Ordering::Relaxed) {
             self.objects.put_opts(at, what, how).await?;
         }
         lost()
@@ -272,7 +269,7 @@ impl ObjectStore for LostAnswers {
     }
 
     async fn get_opts(&self, at: &ObjectPath, how: GetOptions) -> Result<GetResult> {
-        if self.reads_get_lost.load(Ordering::Relaxed) {
+        if self.reads_fail.load(Ordering::Relaxed) {
             return lost();
         }
         self.objects.get_opts(at, how).await
@@ -298,29 +295,29 @@ impl ObjectStore for LostAnswers {
     }
 }
 
-// A version that a client was told is not stored must not be served seconds later: where only the
-// answer of the store was lost, the version is looked for before anything is said.
+// A version that a client was told is not stored must not be served seconds later. When only the
+// response of the store was lost, the store looks for the version before it reports an error.
 #[tokio::test]
-async fn a_version_whose_answer_was_lost_is_found() {
+async fn a_version_whose_write_lost_its_response_is_found() {
     let objects = Arc::new(LostAnswers::default());
     let store = Store::from_objects(Arc::clone(&objects) as _, "lost answers");
     let (ours, others) = (store::encode(&record()).expect("whole"), b"others");
     let model = name("m");
-    let written = store.write(&model, 1, &ours).await.expect("it is there");
+    let written = store.write(&model, 1, &ours).await.expect("it is stored");
     let there = store.versions(&model).await.expect("listed");
     assert_eq!(written, WriteOutcome::Stored(there[0].clone()));
-    // Another server's, under the same number.
+    // A version of another server under the same number.
     assert_eq!(
         store.write(&model, 1, others).await,
         Ok(WriteOutcome::AlreadyExists)
     );
-    // Nowhere, and nobody knows.
-    objects.writes_get_lost.store(true, Ordering::Relaxed);
+    // The write fails, and then so does the look for the version.
+    objects.writes_fail.store(true, Ordering::Relaxed);
     let error = store
         .write(&model, 2, &ours)
         .await
-        .expect_err("it is not there");
+        .expect_err("it is not stored");
     assert!(error.to_string().contains("no answer in time"), "{error}");
-    objects.reads_get_lost.store(true, Ordering::Relaxed);
-    store.write(&model, 1, &ours).await.expect_err("who knows");
+    objects.reads_fail.store(true, Ordering::Relaxed);
+    store.write(&model, 1, &ours).await.expect_err("unknown");
 }

@@ -1,0 +1,102 @@
+//! The documents: every command in a console block is run, or known to be run elsewhere, and every
+//! relative link leads somewhere.
+
+mod console;
+mod links;
+
+use std::path::{Path, PathBuf};
+
+/// Commands in console blocks that are neither run here nor stand in `.ci/run`, each with the
+/// reason why nothing checks it.
+const UNCHECKED: &[(&str, &str)] = &[];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The Markdown files of a folder, sorted, relative to the root of the repository.
+fn markdown_in(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(folder));
+    let entries = entries.into_iter().flatten().flatten();
+    let names = entries.map(|entry| Path::new(folder).join(entry.file_name()));
+    let mut files: Vec<PathBuf> = names
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn read(document: &Path) -> String {
+    let text = std::fs::read_to_string(root().join(document));
+    text.unwrap_or_else(|error| panic!("{}: {error}", document.display()))
+}
+
+#[test]
+#[cfg_attr(
+    not(all(target_os = "linux", target_env = "gnu")),
+    ignore = "scores are recorded with glibc, see support::data::RECORDED_SCORES"
+)]
+fn every_command_in_the_documents_gives_the_output_they_show() {
+    if !crate::support::tools::available("curl", &["--version"]) {
+        return;
+    }
+    let mut documents = markdown_in("docs");
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "node-red-flows/README.md",
+    ] {
+        if root().join(name).exists() {
+            documents.push(name.into());
+        }
+    }
+    let mut errors = Vec::new();
+    let mut unchecked = Vec::new();
+    for document in documents {
+        let report = console::check(&read(&document));
+        for (line, error) in report.errors {
+            errors.push(format!("{}:{line}: {error}", document.display()));
+        }
+        for (line, command) in report.others {
+            if UNCHECKED.iter().any(|(known, _)| *known == command) {
+                unchecked.push(command);
+            } else if !console::is_in_ci(&command) {
+                errors.push(format!(
+                    "{}:{line}: nothing checks this command: {command}",
+                    document.display()
+                ));
+            }
+        }
+        println!("{}: {} commands run", document.display(), report.run);
+        if document == Path::new("README.md") {
+            assert!(report.run >= 5, "the README shows at least five requests");
+        }
+    }
+    for (command, _) in UNCHECKED {
+        if !unchecked.iter().any(|shown| shown == command) {
+            errors.push(format!("no document shows this command: {command}"));
+        }
+    }
+    assert!(errors.is_empty(), "\n{}", errors.join("\n\n"));
+}
+
+#[test]
+fn every_relative_link_in_the_documents_resolves() {
+    let mut documents = markdown_in("");
+    documents.extend(markdown_in("docs"));
+    documents.extend(markdown_in("node-red-flows"));
+    let mut errors = Vec::new();
+    let mut links = 0;
+    for document in documents {
+        for target in links::relative(&read(&document)) {
+            links += 1;
+            if let Err(error) = links::resolve(&document, &target) {
+                errors.push(format!("{}: {error}", document.display()));
+            }
+        }
+    }
+    println!("{links} links");
+    assert!(links > 5, "{links} links");
+    assert!(errors.is_empty(), "\n{}", errors.join("\n"));
+}

@@ -1,0 +1,24 @@
+//! Integration tests, in one binary: `cargo test --test it`, or a part of it, as
+//! `cargo test --test it durability::`.
+//!
+//! * `forest`, `detector`, `store`, `concurrency`: the library
+//! * `predict`, `retrain`, `protocol`, `server_py`, `models`: requests through the router
+//! * `program`, `durability`, `cluster`: the real binary
+//! * `examples`, `docs`: what the documents and the examples show
+//! * `support`: what the tests share
+
+mod cluster;
+mod concurrency;
+mod detector;
+mod docs;
+mod durability;
+mod examples;
+mod forest;
+mod models;
+mod predict;
+mod program;
+mod protocol;
+mod retrain;
+mod server_py;
+mod store;
+mod support;

@@ -1,0 +1,6 @@
+//! Models by name, through the router.
+
+mod lifecycle;
+mod limits;
+mod settings;
+mod validation;
