@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Asks server.py and iforest-server the same things over HTTP and shows where the answers differ.
+"""Sends server.py and iforest-server the same requests and prints where the answers differ.
 
     venv/bin/python compare.py --server path/to/server.py [--binary path/to/iforest-server]
 
-server.py gets a random_state and nothing else. Exits with 1 when answers differ that should not:
-all that server.py answers with 200 must be answered with the same status, content type and bytes;
-what it refuses, or fails at, must be refused as JSON with a status of 400 to 499. A retrain that
-is refused breaks server.py, which then answers 500 to every prediction; iforest-server must answer
-as it did before.
+Only random_state is added to server.py. Exits with 1 when answers differ that must not:
+
+* To a request that server.py answers with 200, iforest-server must answer with the same status,
+  content type and bytes.
+* A request that server.py refuses or fails at, iforest-server must refuse as JSON with a status
+  from 400 to 499.
+* A refused retrain breaks server.py, which then answers 500 to every prediction. iforest-server
+  must answer as before.
 """
 
 import os
@@ -67,7 +70,7 @@ def ask(port, method, path, body, content_type):
     headers = {} if content_type is None else {"Content-Type": content_type}
     connection.request(method, path, body, headers)
     response = connection.getresponse()
-    # Flask writes these from a set, in an order that changes from start to start.
+    # Flask writes these from a set, whose order differs from start to start.
     allow = sorted(response.getheader("Allow", "").split(", "))
     return response.status, response.getheader("Content-Type"), allow, response.read()
 
@@ -104,8 +107,8 @@ def questions():
     ).split("|")
     asked = [json.dumps({"value": value}).encode() for value in (2.5, 1.0, 1000.0)]
     for sample in samples:
-        # server.py stays broken after a refused retrain, so both start afresh; and the same is asked
-        # before and after.
+        # A refused retrain leaves server.py broken, so a good retrain comes before each sample. The
+        # predictions are the same before and after the sample.
         for retrain in (b'{"samples": [1, 2, 3, 4, 5, 6]}', f'{{"samples": {sample}}}'.encode()):
             yield "POST", "/retrain", retrain, JSON
             for body in asked:
@@ -128,7 +131,7 @@ def main():
     process, ours = start_ours(arguments.binary)
     same = refused = kept = wrong = 0
     broken = False
-    before = {}  # what iforest-server answers, as last trained
+    before = {}  # the answers of iforest-server since its last training
     try:
         for method, path, body, content_type in questions():
             a = ask(reference, method, path, body, content_type)

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Records what scikit-learn, PyOD and server.py answer, for the tests of this repository.
+"""Records the results of scikit-learn, PyOD and server.py for the tests of this repository.
 
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python record.py [--server path/to/server.py]
 
 writes ../fixtures/forest.json and ../fixtures/scaler.json, and with --server also
-../fixtures/server.json. Data sets are made from a formula that tests/common/mod.rs repeats, and
-long results are kept as hashes, so that the files stay small.
+../fixtures/server.json. To keep the files small, data sets come from a formula, which
+tests/it/support/data.rs repeats, and long results are stored as hashes.
 """
 
 import os
 import sys
 
-# numpy's vector routines for AVX-512 differ from the C library in the last bit of a power. They
-# are switched off, so that every machine records the same.
+# The AVX-512 routines of numpy differ from the C library in the last bit of a power. Without them
+# every machine records the same.
 PORTABLE = "X86_V4 AVX512_ICL AVX512_SPR"
 if os.environ.get("NPY_DISABLE_CPU_FEATURES") != PORTABLE:
     os.environ["NPY_DISABLE_CPU_FEATURES"] = PORTABLE
@@ -36,7 +36,7 @@ MASK = (1 << 64) - 1
 
 
 class SplitMix:
-    """SplitMix64 (Steele, Lea and Flood, 2014): a generator small enough to repeat anywhere."""
+    """SplitMix64 (Steele, Lea and Flood, 2014): short enough to repeat in any language."""
 
     def __init__(self, seed):
         self.state = seed
@@ -50,7 +50,7 @@ class SplitMix:
 
 
 def value(kind, column, row, random):
-    """Only operations that IEEE 754 rounds in one way: + - * / floor."""
+    """Uses only operations that IEEE 754 rounds in one way: + - * / floor."""
     if kind == "uniform":
         return 5.0 * random.uniform()
     if kind == "bimodal":
@@ -116,7 +116,7 @@ def tree_words(estimators):
 
 
 def probes(model, data):
-    """Rows at thresholds of the forest and beside them, and rows far away."""
+    """Rows at thresholds of the forest and one ulp beside them, and rows far away."""
     rows = []
     trees = model.detector_.estimators_
     for index in sorted({0, len(trees) // 2, len(trees) - 1}):
@@ -168,7 +168,7 @@ def forest_cases():
     for contamination in (0.001, 0.01, 0.05, 0.2, 0.37, 0.5):
         yield one("skewed", 400, seed=4), dict(random_state=1, contamination=contamination)
         yield several("mixed", 90, 4, seed=4), dict(random_state=1, contamination=contamination)
-    # Where 100 * (1 - contamination) and 100 - 100 * contamination differ, and the threshold with them.
+    # Here 100 * (1 - contamination) and 100 - 100 * contamination differ, and so does the threshold.
     for contamination in (0.021, 0.151):
         yield one("uniform", 500, seed=100), dict(random_state=0, contamination=contamination)
     yield several("mixed", 90, 4, seed=4), dict(random_state=1, contamination=0.048)
@@ -176,15 +176,15 @@ def forest_cases():
         yield one("uniform", 300, seed=2), dict(random_state=2, n_estimators=n_estimators)
     for max_samples in (1, 2, 3, 50, 299, 300, 5000, 0.004, 0.011, 0.1, 0.5, 0.985, 0.995, 1.0):
         yield several("uniform", 300, 2, seed=3), dict(random_state=3, max_samples=max_samples)
-    # The random targets of these seeds nearly agree for two neighbours, which ends a branch early.
+    # With these seeds the random targets of two neighbours almost agree, which ends a branch early.
     for seed in (142225, 357702, 162267, 28586, 235369, 286661, 293055, 275374, 34217, 340157):
         yield one("index", 256, seed=0), dict(random_state=seed)
-    # A split is given up where it makes the variance of the targets greater by more than 2**-52,
+    # A split is rejected if it increases the variance of the targets by more than 2**-52,
     large = dict(max_samples=2000, n_estimators=10)
     yield one("uniform", 2000, seed=1), dict(random_state=549, **large)
     for seed in (21408, 23377):
         yield several("uniform", 1000, 3, seed=1), dict(random_state=seed, max_samples=1000, n_estimators=20)
-    # and kept where it makes it greater by less.
+    # and kept if it increases it by less.
     yield several("uniform", 2000, 3, seed=1), dict(random_state=201, **large)
     for seed in (112, 802):
         yield one("index", 256, seed=0), dict(random_state=seed)
@@ -234,8 +234,8 @@ def record_scaler():
     ]
     specs += [dict(kind="uniform", rows=30000, columns=1, seed=1)]
     specs += [dict(kind="uniform", rows=100, columns=1, seed=1, scale=s) for s in (1e-18, 1e-30, 1e-170)]
-    # Beside so large a mean the deviation is rounding error up to about rows * mean * 2**-52, and
-    # the column counts as constant: on both sides of that limit.
+    # With so large a mean, a deviation up to about rows * mean * 2**-52 is rounding error, and the
+    # column counts as constant. These cases lie on both sides of that limit.
     specs += [
         dict(kind=kind, rows=rows, columns=columns, seed=1, scale=scale, shift=shift)
         for kind in ("uniform", "quantised")
@@ -259,7 +259,7 @@ def record_scaler():
 
 
 def record_server(path):
-    """server.py itself, with random_state added; nothing else of it is changed."""
+    """Records server.py itself. Only random_state is added."""
     source = Path(path).read_text()
     seeded = source.replace("IForest(contamination=0.05)", "IForest(contamination=0.05, random_state=RANDOM_STATE)")
     assert seeded.count("RANDOM_STATE") == 2, "server.py is not the one expected"
