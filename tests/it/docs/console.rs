@@ -384,7 +384,7 @@ fn a_console_block_can_start_the_server() {
 ```console
 $ IFOREST_RANDOM_STATE=42 iforest-server --host 0.0.0.0 --port 5000 --store memory:
 $ curl http://localhost:5000/models/none
-{"error":"there is no model none"}
+{"error":"there is no model none","code":"no_model"}
 ```
 "#;
     let report = check(document);
