@@ -1,8 +1,8 @@
 // The whole pipeline on this machine: server, broker, Node-RED with the flows, and the dashboard.
 //   npm run demo                  a simulated signal
 //   npm run demo -- --plc         a simulated PLC over OPC UA instead
-//   npm run demo -- --port 1880   the port of Node-RED; any free one by default
-//   npm run demo -- --picture docs/dashboard.png   a minute of it as a picture, and stop
+//   npm run demo -- --port 1880   port of Node-RED; any free port by default
+//   npm run demo -- --picture docs/dashboard.png   run for a minute, save a picture, stop
 import { parseArgs } from 'node:util';
 import { aedes } from './bed/brokers.mjs';
 import { findChromium, launch } from './bed/chromium.mjs';
@@ -47,7 +47,7 @@ console.log(`started Node-RED on ${nodeRed.url}`);
 await nodeRed.deploy(
   readFlow('1-try-it.json'),
   readFlow('2-mqtt-bridge.json'),
-  // A newcomer presses the button within the first minute.
+  // New users press the button within the first minute, before there are 200 readings.
   withSettings(readFlow('3-retrain.json'), { RETRAIN_MIN: 50 }),
   readFlow('4-dashboard.json'),
   readFlow(given.plc ? '5-plc-opcua.json' : '6-signal-simulator.json'),

@@ -1,4 +1,4 @@
-// A small MQTT broker for the tests and the demo, so that neither needs one installed.
+// A small MQTT broker for the tests and the demo, so that neither needs an installed one.
 //   node broker.mjs --port 1883 [--cert FILE --key FILE] [--user NAME --password TEXT]
 import { readFileSync } from 'node:fs';
 import net from 'node:net';

@@ -1,4 +1,4 @@
-// The brokers that the tests run on: the one npm brings, and mosquitto where it is installed.
+// The brokers for the tests: aedes from npm, and mosquitto if it is installed.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
@@ -28,7 +28,7 @@ const mosquitto = {
   start(port, { tls, login, more = [] } = {}) {
     const folder = temporaryFolder('mosquitto');
     const lines = [`listener ${port} 127.0.0.1`, `allow_anonymous ${!login}`, 'max_queued_messages 100000', 'max_inflight_messages 0'];
-    // As root it would become the user mosquitto, who may not read what this user made.
+    // Started as root, mosquitto switches to the user mosquitto, which cannot read these files.
     if (process.getuid?.() === 0) lines.push('user root');
     if (tls) lines.push(`certfile ${tls.cert}`, `keyfile ${tls.key}`);
     if (login) {
@@ -43,7 +43,7 @@ const mosquitto = {
   },
 };
 
-/** Mosquitto with one of the configurations that we ship, on other ports. */
+/** Starts mosquitto with one of the shipped configurations, on other ports. */
 export function startMosquittoWith(config, ports) {
   const shipped = readFileSync(new URL(`../edge/${config}`, import.meta.url), 'utf8');
   const moved = Object.entries(ports).reduce((text, [from, to]) => text.replaceAll(from, String(to)), shipped);
@@ -54,14 +54,14 @@ export function startMosquittoWith(config, ports) {
 
 export const hasMosquitto = spawnSync('mosquitto', ['-h'], { env: withSbin }).error === undefined;
 
-/** Every broker that this machine has. */
+/** All brokers that this machine can run. */
 export function brokers(part) {
   if (hasMosquitto) return [aedes, mosquitto];
   notRun(`${part} on mosquitto, and with MQTT 5`, 'mosquitto is not installed');
   return [aedes];
 }
 
-/** A plain client that keeps all it hears, in order. */
+/** A plain client that keeps all received messages in order. */
 export async function client(url, options = {}) {
   const connection = await mqtt.connectAsync(url, { reconnectPeriod: 100, ...options });
   const heard = [];

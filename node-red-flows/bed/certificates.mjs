@@ -1,4 +1,4 @@
-// An authority and a broker's certificate, made anew for each run: no key is ever committed.
+// Creates an authority and a broker's certificate for each run, so that no key is committed.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { generate } from 'selfsigned';
@@ -15,7 +15,7 @@ async function authority(name) {
   });
 }
 
-/** Files of: the authority, another one that signed nothing here, a certificate for `localhost`, one for another name. */
+/** Files of the authority, of another one that signed nothing here, and of certificates for `localhost` and for another name. */
 export async function certificates() {
   const folder = temporaryFolder('certs');
   const file = (name, text) => {

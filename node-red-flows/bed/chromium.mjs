@@ -1,4 +1,4 @@
-// A headless browser where the machine has one.
+// A headless browser, if the machine has one.
 import { existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { chromium } from 'playwright-core';
@@ -11,7 +11,7 @@ export function findChromium() {
 }
 
 export function launch(executablePath) {
-  // A browser run by root has no sandbox, and one in a closed network must not look for its maker's.
+  // Chromium run by root has no sandbox. The other options stop its background connections.
   const args = ['--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
   if (process.getuid?.() === 0) args.push('--no-sandbox');
   return chromium.launch({ executablePath, args });

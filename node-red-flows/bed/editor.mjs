@@ -1,4 +1,4 @@
-// Node-RED's editor in a browser, for what users do in it: import and deploy.
+// Node-RED's editor in a browser, to import and deploy flows as users do.
 import { readFileSync } from 'node:fs';
 import { sleep, until } from './process.mjs';
 
@@ -9,7 +9,7 @@ export async function openEditor(browser, nodeRed) {
   const tabs = () => page.evaluate(() => window.RED.nodes.getWorkspaceOrder().length);
   return {
     page,
-    /** Imports a flow file; `again` is for one that is there already, of which the editor makes a copy. */
+    /** Imports a flow file; with `again` the flow exists already and the editor imports a copy. */
     async importFlow(name, { again = false } = {}) {
       const before = await tabs();
       await page.locator('#red-ui-workspace-chart').click({ position: { x: 300, y: 300 } });
@@ -17,12 +17,12 @@ export async function openEditor(browser, nodeRed) {
       const text = readFileSync(new URL(`../${name}`, import.meta.url), 'utf8');
       const ok = page.locator('#red-ui-clipboard-dialog-ok');
       await page.locator('#red-ui-clipboard-dialog-import-text').waitFor();
-      // A dialog that is still opening clears its text.
+      // The dialog clears its text while it opens.
       await until(async () => {
         await page.locator('#red-ui-clipboard-dialog-import-text').fill(text);
         await sleep(300);
         return ok.isEnabled();
-      }, 'the dialog to take the flow');
+      }, 'the dialog to accept the flow');
       await ok.click();
       if (again) await page.getByRole('button', { name: 'Import copy' }).click();
       await page.waitForSelector('#red-ui-clipboard-dialog', { state: 'hidden' });

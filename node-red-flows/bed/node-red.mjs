@@ -1,4 +1,4 @@
-// The real Node-RED, driven as an editor drives it: the admin API and the /comms websocket.
+// The real Node-RED, controlled like an editor: through the admin API and the /comms websocket.
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
@@ -7,18 +7,18 @@ import { freePort, start, temporaryFolder, until } from './process.mjs';
 
 const require = createRequire(import.meta.url);
 
-/** Node-RED's start script; another version's where NODE_RED_DIR names its folder. */
+/** Node-RED's start script; NODE_RED_DIR selects the folder of another version. */
 function nodeRedScript() {
   const folder = process.env.NODE_RED_DIR ?? dirname(require.resolve('node-red/package.json'));
   return resolve(folder, 'red.js');
 }
 
-/** A flow file as it is imported, all of it text as the user gets it. */
+/** Reads a flow file, unchanged. */
 export function readFlow(name) {
   return JSON.parse(readFileSync(new URL(`../${name}`, import.meta.url), 'utf8'));
 }
 
-/** What the flows are told of a broker without TLS and a server, both on this machine. */
+/** The flows' environment for a broker without TLS and a server, both on this machine. */
 export const local = (brokerPort, serverPort) => ({
   MQTT_HOST: '127.0.0.1',
   MQTT_PORT: String(brokerPort),
@@ -35,7 +35,7 @@ export async function startNodeRed(env = {}, { port } = {}) {
     userDir,
     flowFile: 'flows.json',
     credentialSecret: false,
-    // The default of 15 s would make each test of a broker's return that long.
+    // The default of 15 s would slow down each test of a reconnection.
     mqttReconnectTime: 500,
     telemetry: { enabled: false, updateNotification: false },
     editorTheme: { tours: false },
@@ -62,8 +62,8 @@ export async function startNodeRed(env = {}, { port } = {}) {
   socket.send(JSON.stringify({ subscribe: 'status/#' }));
 
   const call = async (path, options) => {
-    const answer = await fetch(url + path, options);
-    if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+    const response = await fetch(url + path, options);
+    if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`);
   };
   const starts = () => program.log.split('Started flows').length;
   return {
@@ -71,7 +71,7 @@ export async function startNodeRed(env = {}, { port } = {}) {
     program,
     debug,
     statuses,
-    /** Deploys these nodes and nothing else. */
+    /** Deploys these nodes in place of all others. */
     async deploy(...flows) {
       const nodes = flows.flat();
       debug.length = 0;
@@ -85,7 +85,7 @@ export async function startNodeRed(env = {}, { port } = {}) {
       await until(() => starts() > before, 'the flows to start');
     },
     inject: (id) => call(`/inject/${id}`, { method: 'POST' }),
-    /** What a node shows below itself. */
+    /** The status below a node. */
     status: (flow, name) => statuses.get(nodeNamed(flow, name).id) ?? {},
     async stop() {
       socket.close();
@@ -100,7 +100,7 @@ export function nodeNamed(flow, name, type) {
   return found[0];
 }
 
-/** The flow with other values in its tab's settings, as a user puts them there. */
+/** Returns the flow with other values in its tab's settings, as a user enters them. */
 export function withSettings(flow, values) {
   const changed = structuredClone(flow);
   for (const [name, value] of Object.entries(values)) {

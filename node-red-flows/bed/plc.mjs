@@ -1,7 +1,7 @@
 // A simulated S7-1500 with an OPC UA server: the vibration to read, the anomaly flag to write.
 //   node plc.mjs --port 4840 [--hold] [--folder FOLDER]
-//     --hold: the vibration stays as it is written
-//     --folder: for its certificates; who gives one removes it, also where this process is killed
+//     --hold: the vibration keeps the value written to it
+//     --folder: folder for the certificates; the caller removes it, also if this process is killed
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ const { values: given } = parseArgs({
   options: { port: { type: 'string', default: '4840' }, hold: { type: 'boolean', default: false }, folder: { type: 'string' } },
 });
 
-// Its certificates are made at each start, so that none is left on the machine.
+// Creates the certificates at each start, so that none stay on the machine.
 const folder = given.folder ?? mkdtempSync(join(tmpdir(), 'iforest-plc-'));
 if (!given.folder) process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => process.exit(0));
@@ -44,7 +44,7 @@ anomaly.on('value_changed', (now) => console.log(`bAnomaly is ${now.value.value}
 if (!given.hold) {
   const started = Date.now();
   setInterval(() => {
-    // A loose bolt for six seconds of each forty.
+    // A loose bolt during the last six of every forty seconds.
     const loose = ((Date.now() - started) / 1000) % 40 > 34;
     const value = (loose ? 7.5 : 2.4) + 1.2 * (Math.random() + Math.random() - 1);
     vibration.setValueFromSource({ dataType: opcua.DataType.Float, value });

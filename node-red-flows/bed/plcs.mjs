@@ -1,4 +1,4 @@
-// The simulated PLC as a program of its own, and its folder, which goes with this process however the PLC ends.
+// Runs the simulated PLC as a process. This process removes its folder, also if the PLC is killed.
 import { fileURLToPath } from 'node:url';
 import { start, temporaryFolder } from './process.mjs';
 

@@ -1,4 +1,4 @@
-// Child processes that are stopped by their own id, whatever happens to the test.
+// Child processes, stopped by their process id however the test ends.
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -9,14 +9,14 @@ const running = new Set();
 process.setMaxListeners(0);
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
-/** A folder that is gone when this process is. */
+/** A folder that is removed when this process exits. */
 export function temporaryFolder(name) {
   const folder = mkdtempSync(join(tmpdir(), `iforest-${name}-`));
   process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 
-/** A port on loopback that was free a moment ago. */
+/** A loopback port that was free a moment ago. */
 export async function freePort() {
   const server = createServer();
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -25,7 +25,7 @@ export async function freePort() {
   return port;
 }
 
-/** Starts a program and waits until it prints what `ready` matches. */
+/** Starts a program and waits until its output matches `ready`. */
 export async function start(command, args, { ready, env = {}, seconds = 60 }) {
   const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   running.add(child);
@@ -62,7 +62,7 @@ export async function start(command, args, { ready, env = {}, seconds = 60 }) {
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Waits until `check` returns something true, and returns that. */
+/** Waits until `check` returns a truthy value, and returns it. */
 export async function until(check, what, seconds = 20) {
   const end = Date.now() + seconds * 1000;
   for (;;) {

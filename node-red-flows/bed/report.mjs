@@ -1,4 +1,4 @@
-/** Says what this machine cannot run; a part left out must never look like a part that passed. */
+/** Reports tests that this machine cannot run; a skipped test must never look like a passed one. */
 export function notRun(part, why) {
   console.log(`NOT RUN: ${part} (${why})`);
 }

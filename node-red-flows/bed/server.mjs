@@ -1,4 +1,4 @@
-// The real release of iforest-server, a fresh one for each test.
+// Starts the release build of iforest-server, a new one for each test.
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -17,7 +17,7 @@ export function serverBinary() {
   return built;
 }
 
-/** One seed for all, so that a failure is the same every time. */
+/** A fixed seed makes failures reproducible. */
 export function startServer(port, ...args) {
   const given = ['--host', '127.0.0.1', '--port', String(port), '--store', 'memory:', '--random-state', '7'];
   return start(serverBinary(), [...given, ...args], {

@@ -32,7 +32,7 @@ beforeEach(async () => {
   await us.subscribeAsync([TEXT, ALARM], { qos: 1 });
   const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100 }), flow];
   await nodeRed.deploy(...changed);
-  for (const [f, name] of [[bridge, 'readings'], [changed[1], 'answers of the bridge'], [flow, 'answers of the bridge']]) {
+  for (const [f, name] of [[bridge, 'readings'], [changed[1], 'predictions from the bridge'], [flow, 'predictions from the bridge']]) {
     await until(() => nodeRed.status(f, name).fill === 'green', `${name} to connect`);
   }
 });
@@ -43,24 +43,24 @@ afterEach(async () => {
   await broker.stop();
 });
 
-async function judge(values) {
+async function predict(values) {
   const seen = us.texts(TEXT).length;
   for (const value of values) await us.publishAsync(READINGS, String(value), { qos: 1 });
-  await until(() => us.texts(TEXT).length >= seen + values.length, 'the verdicts');
+  await until(() => us.texts(TEXT).length >= seen + values.length, 'the predictions');
 }
 
 const healthy = (count) => Array.from({ length: count }, (_, i) => Number((1.6 + ((i * 37) % 61) / 40).toFixed(3)));
 
-// An alarm that flickers with every odd reading is soon switched off by those who must hear it.
-test('one anomaly raises no alarm, five of ten do, and it ends when they are gone', async () => {
-  await judge([...healthy(10), 9, ...healthy(5), 9, 9, ...healthy(10)]);
+// Operators soon switch off an alarm that every single anomaly raises.
+test('one anomaly raises no alarm, five of ten do, and the alarm ends when they are gone', async () => {
+  await predict([...healthy(10), 9, ...healthy(5), 9, 9, ...healthy(10)]);
   assert.deepEqual(us.texts(ALARM), []);
-  await judge([9, 9, 2, 9, 9, 2, 9]);
+  await predict([9, 9, 2, 9, 9, 2, 9]);
   await until(() => us.texts(ALARM).length === 1, 'the alarm');
-  // Four, three and two of ten keep it: it must not flutter around its limit.
-  await judge(healthy(4));
+  // Four, three and two of ten keep the alarm: it must not flicker around its limit.
+  await predict(healthy(4));
   assert.deepEqual(us.texts(ALARM), ['{"value":true}']);
-  await judge(healthy(6));
+  await predict(healthy(6));
   await until(() => us.texts(ALARM).length === 2, 'the end of the alarm');
   assert.deepEqual(us.texts(ALARM), ['{"value":true}', '{"value":false}']);
 });
@@ -90,19 +90,19 @@ if (!executable) {
       if (process.env.SCREENSHOTS) await page.screenshot({ path: join(process.env.SCREENSHOTS, `${name}.png`) });
     };
 
-    // The lamp is what is seen from across the hall; it must follow the machine, and never stay green on its own.
+    // Operators see the lamp from across the hall; it must follow the machine and never stay green without readings.
     test('lamp, counts and charts follow the readings', async () => {
       await shows('[data-test=lamp]', /No readings/);
-      await judge(healthy(30));
+      await predict(healthy(30));
       await shows('[data-test=lamp]', /Normal/);
-      await judge([9]);
+      await predict([9]);
       await shows('[data-test=lamp]', /Anomaly/);
       await shows('[data-test=anomalies]', /^1$/);
-      await judge([9, 9, 9, 9, 9]);
+      await predict([9, 9, 9, 9, 9]);
       await shows('[data-test=lamp]', /ALARM/);
       await shows('[data-test=anomalies]', /^6$/);
       await picture('alarm');
-      await judge(healthy(30));
+      await predict(healthy(30));
       await shows('[data-test=lamp]', /Normal/);
       assert.equal(await page.locator('canvas').count(), 2, 'two charts');
       await until(async () => (await charts()).every((colors) => colors > 3), 'the charts to be drawn');
@@ -110,7 +110,7 @@ if (!executable) {
       assert.deepEqual(complaints, []);
     });
 
-    /** How many colours each chart has: an empty one has its axes only. */
+    /** Counts the colours of each chart; an empty chart has only those of its axes. */
     const charts = () =>
       page.locator('canvas').evaluateAll((all) =>
         all.map((canvas) => {
@@ -126,8 +126,8 @@ if (!executable) {
         }),
       );
 
-    // A green page in front of a dead server is the worst that a dashboard can do.
-    test('a server that is down and comes back is seen', async () => {
+    // The page must never look healthy while the server is down.
+    test('the page shows when the server goes down and comes back', async () => {
       await shows('[data-test=server]', /online/);
       await server.stop('SIGKILL');
       await shows('[data-test=server]', /offline/);
@@ -137,20 +137,20 @@ if (!executable) {
       assert.deepEqual(complaints, []);
     });
 
-    // Limits in a gauge that are somebody's guess are worse than none: they must be the model's own, before and after it learns.
-    test('the gauge has the limits of the model, and the button teaches it new ones', async () => {
+    // Guessed limits are worse than none: the gauge must show the model's limits, before and after a retraining.
+    test('the gauge has the limits of the model, and the button retrains it', async () => {
       const model = async () => (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json();
       const range = (m) => [m.normal_ranges[0][0], m.normal_ranges.at(-1)[1]].map((b) => (b === null ? 'any' : b.toFixed(2))).join(' to ');
-      const makers = await model();
-      await shows('.if-model', new RegExp(`${range(makers)} mm/s`));
-      await judge(healthy(80));
+      const first = await model();
+      await shows('.if-model', new RegExp(`${range(first)} mm/s`));
+      await predict(healthy(80));
       await page.getByRole('button', { name: /Retrain/ }).click();
       await shows('.if-result', /Retrained on 80 readings/);
       await shows('[data-test=samples]', /^80$/);
       const learned = await model();
-      assert.notEqual(range(learned), range(makers));
+      assert.notEqual(range(learned), range(first));
       await shows('.if-model', new RegExp(`${range(learned)} mm/s`));
-      // The gauge writes the ends of its scale beside it, which follow from those limits.
+      // The gauge shows the ends of its scale, which follow from the limits.
       const bounds = learned.normal_ranges.flat().filter((bound) => bound !== null);
       const ends = await until(async () => {
         const text = (await page.locator('.nrdb-ui-gauge').innerText()).split(/\s+/).map(Number).filter(Number.isFinite);
@@ -160,26 +160,26 @@ if (!executable) {
       assert.deepEqual(complaints, []);
     });
 
-    // The page looked healthy in front of a model that can never alarm, and the gauge went on with the limits of the one before.
-    test('a model that can never alarm is warned of, and the gauge has no limits then', async () => {
+    // The page must not look healthy with a model that can never alarm, nor the gauge keep the limits of the model before.
+    test('the page warns of a model that can never alarm, and the gauge has no limits then', async () => {
       const gauge = page.locator('.nrdb-ui-gauge');
-      await judge(healthy(80));
+      await predict(healthy(80));
       await until(async () => /green is normal/.test(await gauge.innerText()), 'the limits of the first model');
       await shows('[data-test=lamp]', /all is well/);
-      await judge(Array.from({ length: 120 }, () => 2.5));
+      await predict(Array.from({ length: 120 }, () => 2.5));
       await page.getByRole('button', { name: /Retrain/ }).click();
-      await shows('.if-result', /Retrained on 100 readings. But see the warning at the top/);
+      await shows('.if-result', /Retrained on 100 readings. See the warning at the top/);
       await shows('[data-test=warnings]', /this model can never alarm/);
       await shows('[data-test=server]', /online\s*see the warning/);
-      await judge([1000, 1000]);
+      await predict([1000, 1000]);
       assert.equal(us.texts(TEXT).at(-1), 'Normal Behaviour');
       await until(async () => /the model has no limits[^]*1000/.test(await gauge.innerText()), async () => `a gauge without limits, not ${await gauge.innerText()}`);
       const reds = await gauge.evaluate((node) => (node.outerHTML.match(/#d64545|rgb\(214, 69, 69\)/gi) ?? []).length);
-      assert.equal(reds, 0, 'nothing of the gauge is red');
+      assert.equal(reds, 0, 'no part of the gauge is red');
       await shows('[data-test=lamp]', /Normal\s*but see the warning/);
       assert.match(await page.locator('[data-test=lamp]').getAttribute('class'), /if-none/, 'the lamp is not green');
       await picture('warning');
-      // With readings that differ all is as it was.
+      // After a retraining on varied readings the warning is gone.
       await fetch(`http://127.0.0.1:${serverPort}/retrain`, {
         method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ samples: healthy(200) }),
       });
@@ -190,24 +190,24 @@ if (!executable) {
       assert.deepEqual(complaints, []);
     });
 
-    // The README promises lamp, counts and score of such a model; without them the page says that nothing is coming.
-    test('lamp and counts follow a model of several features', async () => {
+    // The README promises lamp, counts and score for such a model; without them the page would show no readings.
+    test('lamp and counts follow a model with several features', async () => {
       const samples = Array.from({ length: 200 }, (_, i) => [2 + ((i * 37) % 200) / 200, 58 + ((i * 91) % 200) / 40]);
       const body = JSON.stringify({ samples, feature_names: ['vibration', 'temperature'], out_of_range: 'anomaly' });
       const headers = { 'Content-Type': 'application/json' };
       const url = `http://127.0.0.1:${serverPort}/models/default/retrain`;
       assert.equal((await fetch(url, { method: 'POST', headers, body })).status, 200);
-      await judge(Array.from({ length: 10 }, () => '{"value":{"vibration":2.5,"temperature":60}}'));
+      await predict(Array.from({ length: 10 }, () => '{"value":{"vibration":2.5,"temperature":60}}'));
       await shows('[data-test=lamp]', /Normal\s*all is well/);
-      await judge(Array.from({ length: 6 }, () => '{"value":[2.5,90]}'));
+      await predict(Array.from({ length: 6 }, () => '{"value":[2.5,90]}'));
       await shows('[data-test=lamp]', /ALARM/);
       await shows('[data-test=anomalies]', /^6$/);
-      await until(async () => /not for several features/.test(await page.locator('.nrdb-ui-gauge').innerText()), 'the gauge to say so');
+      await until(async () => /not for several features/.test(await page.locator('.nrdb-ui-gauge').innerText()), 'the title of the gauge');
       assert.deepEqual(complaints, []);
       assert.doesNotMatch(nodeRed.program.log, /TypeError/);
     });
 
-    // The second import of the dashboard put a message in place of both pages, and a forgotten topic would teach one machine another's readings.
+    // Two dashboards with one URL show an error instead of both pages, and with a wrong topic a machine would learn another's readings.
     test('flows 2, 3 and 4 imported twice serve two machines side by side', async () => {
       await nodeRed.deploy([]);
       const { page: editor, importFlow, deploy } = await openEditor(browser, nodeRed);
@@ -218,7 +218,7 @@ if (!executable) {
       const imported = await deploy((flows) => flows.filter(ours).length === 6);
       await editor.close();
 
-      // What the README says to set in the tabs of the second machine.
+      // The settings that the README lists for the tabs of the second machine.
       const url = `http://127.0.0.1:${serverPort}/models/press-1`;
       const base = 'plant/press-1';
       const settings = {
@@ -245,17 +245,17 @@ if (!executable) {
       await press.publishAsync(`${base}/retrain/from-scratch`, 'start', { qos: 1 });
       await until(() => press.texts(`${base}/retrain/result`).length > 0, 'the start');
       await publish(`${base}/vibration`, warm(100));
-      // The other machine runs meanwhile, and none of its readings is learned.
-      await judge(healthy(30));
+      // The other machine runs meanwhile, and its readings must not be used.
+      await predict(healthy(30));
       await publish(`${base}/vibration`, warm(100));
       const done = await until(() => press.texts(`${base}/retrain/result`).map((text) => JSON.parse(text)).find((said) => said.retrained), 'the training');
       assert.equal(done.samples_used, 200);
       const [range] = (await (await fetch(url)).json()).training_ranges;
       assert.ok(range[0] > 101, `only readings of the press: ${range}`);
 
-      await judge([2.5, 102.5]);
+      await predict([2.5, 102.5]);
       await publish(`${base}/vibration`, [102.5, 2.5]);
-      await until(() => press.texts(`${base}/anomaly`).at(-1) === 'Anomaly Detected', 'the verdicts on the press');
+      await until(() => press.texts(`${base}/anomaly`).at(-1) === 'Anomaly Detected', 'the predictions for the press');
       assert.deepEqual(us.texts(TEXT).slice(-2), ['Normal Behaviour', 'Anomaly Detected']);
       assert.deepEqual(press.texts(`${base}/anomaly`).slice(-2), ['Normal Behaviour', 'Anomaly Detected']);
 
@@ -265,13 +265,13 @@ if (!executable) {
       const second = await browser.newPage();
       await second.goto(`${nodeRed.url}/dashboard/press-1`);
       await until(async () => /Press 1[^]*2\.50/.test(await second.locator('.if-head').innerText()), 'the page of the press');
-      assert.match(await second.locator('.if-model').innerText(), /Readings learned\s+200/);
+      assert.match(await second.locator('.if-model').innerText(), /Training readings\s+200/);
       assert.equal(await second.title(), 'Press 1 · press-1');
-      // Its button is about its own model.
-      const verdicts = press.texts(`${base}/anomaly`).length;
-      await judge(healthy(60));
+      // Its button retrains its own model.
+      const before = press.texts(`${base}/anomaly`).length;
+      await predict(healthy(60));
       await publish(`${base}/vibration`, warm(60));
-      await until(() => press.texts(`${base}/anomaly`).length >= verdicts + 60, 'the verdicts to learn from');
+      await until(() => press.texts(`${base}/anomaly`).length >= before + 60, 'the predictions to learn from');
       await second.getByRole('button', { name: /Retrain/ }).click();
       const again = await until(() => press.texts(`${base}/retrain/result`).map((text) => JSON.parse(text)).find((said) => said.why === 'by command'), 'the retraining');
       assert.equal(again.retrained, true, again.reason);
@@ -282,8 +282,8 @@ if (!executable) {
       await press.endAsync(true);
     });
 
-    // A plant has more than one machine. A tab that names a model must ask, teach and show that one, and leave the default alone.
-    test('tabs that name a model are about that model', async () => {
+    // A plant has more than one machine. A tab that names a model must use, train and show that model, and leave the default unchanged.
+    test('tabs that name a model use that model', async () => {
       const url = `http://127.0.0.1:${serverPort}/models/press-1`;
       const model = async (at = url) => (await fetch(at)).json();
       const warm = (count) => healthy(count).map((value) => Number((value + 100).toFixed(3)));
@@ -291,13 +291,13 @@ if (!executable) {
       const changed = [bridge, withSettings(retrain, { RETRAIN_MIN: 50, RETRAIN_SAMPLES: 100, SCRATCH_SAMPLES: 200 }), flow];
       await nodeRed.deploy(...changed.map((f) => withSettings(f, own)));
       await until(() => nodeRed.status(bridge, 'readings').fill === 'green', 'the bridge to connect');
-      await until(() => nodeRed.status(retrain, 'answers of the bridge').fill === 'green', 'the retrain flow to connect');
-      await until(() => nodeRed.status(flow, 'answers of the bridge').fill === 'green', 'the dashboard to connect');
+      await until(() => nodeRed.status(retrain, 'predictions from the bridge').fill === 'green', 'the retrain flow to connect');
+      await until(() => nodeRed.status(flow, 'predictions from the bridge').fill === 'green', 'the dashboard to connect');
       await page.goto(`${nodeRed.url}/dashboard/vibration`);
-      // Not trained yet is neither an outage nor all well.
+      // A model that is not trained yet is neither an outage nor healthy.
       await shows('[data-test=server]', /online\s*no model press-1 yet/);
       await shows('[data-test=lamp]', /No readings\s*no model press-1 yet/);
-      // A new machine is learned from scratch, and the page tells how far that is.
+      // Learns the new machine from scratch; the page shows the progress.
       await us.publishAsync('hivemq-edge/machine/s71500/retrain/from-scratch', 'start', { qos: 1 });
       await shows('.if-result', /Learning from scratch: 0 of 200 readings, 60 min left/);
       for (const value of warm(200).slice(0, 120)) await us.publishAsync(READINGS, String(value), { qos: 1 });
@@ -306,7 +306,7 @@ if (!executable) {
       await shows('.if-result', /Retrained on 200 readings\.$/);
       await shows('[data-test=server]', /online\s*model loaded/);
       const seen = us.texts(TEXT).length;
-      await judge([2.5, ...warm(80)]);
+      await predict([2.5, ...warm(80)]);
       assert.equal(us.texts(TEXT)[seen], 'Anomaly Detected');
       assert.equal(us.texts(TEXT).at(-1), 'Normal Behaviour');
       const learned = await model();

@@ -9,14 +9,14 @@ import { notRun } from '../bed/report.mjs';
 const folder = new URL('../', import.meta.url);
 const files = readdirSync(folder).filter((name) => /^\d-.*\.json$/.test(name));
 
-// Two flows with a node of the same id cannot both be imported.
+// Two flows with the same node id cannot both be imported.
 test('no two flows share an id', () => {
   const ids = files.flatMap((name) => readFlow(name).map((n) => n.id));
   assert.ok(files.length >= 6);
   assert.equal(new Set(ids).size, ids.length);
 });
 
-// A password that somebody saved by mistake would be in every copy.
+// A password saved by mistake would be in every copy.
 test('credentials are references to the environment', () => {
   for (const name of files) {
     for (const n of readFlow(name)) {
@@ -41,7 +41,7 @@ if (!executable) {
       await nodeRed?.stop();
     });
 
-    // What the admin API accepts, the editor may still refuse or strip: it is the editor that users import with.
+    // Users import with the editor, which may refuse or strip nodes that the admin API accepts.
     test('all flows are imported and deployed with nothing lost', async () => {
       const { page, importFlow, deploy } = await openEditor(browser, nodeRed);
       for (const name of files) await importFlow(name);
@@ -64,7 +64,7 @@ if (!executable) {
           }
         }
       }
-      // The editor hands the references of user and password to the runtime, which hides them.
+      // The editor passes the references of user and password to the runtime, which hides the password.
       const bridge = readFlow('2-mqtt-bridge.json').find((n) => n.type === 'mqtt-broker');
       const kept = await (await fetch(`${nodeRed.url}/credentials/mqtt-broker/${bridge.id}`)).json();
       assert.deepEqual(kept, { user: '${MQTT_USER}', has_password: true });

@@ -42,8 +42,8 @@ afterEach(async () => {
   await broker.stop();
 });
 
-// A newcomer without a PLC must see each kind of trouble that a plant has, and what comes of it.
-test('the simulated signal has spikes, drift and dropouts, and the bridge judges them', async () => {
+// A user without a PLC must see each kind of fault and the prediction for it.
+test('the simulated signal has spikes, drift and dropouts, and the bridge predicts them', async () => {
   await nodeRed.deploy(bridge, simulator);
   const read = () => us.texts(READINGS).map((text) => JSON.parse(text).value);
   const press = (name) => nodeRed.inject(nodeNamed(simulator, name, 'inject').id);
@@ -54,23 +54,23 @@ test('the simulated signal has spikes, drift and dropouts, and the bridge judges
   assert.deepEqual(keys, ['value', 'timestamp', 'tagName']);
 
   await press('spike');
-  await until(() => us.texts(TEXT).includes('Anomaly Detected'), 'the verdict on the spike');
+  await until(() => us.texts(TEXT).includes('Anomaly Detected'), 'the prediction for the spike');
   assert.ok(Math.max(...read()) > 7);
 
   await press('dropout');
   await until(() => read().includes(null), 'the dropout');
   await press('healthy');
   const before = us.texts(TEXT).length;
-  await until(() => us.texts(TEXT).length > before + 2, 'verdicts after the dropout');
+  await until(() => us.texts(TEXT).length > before + 2, 'predictions after the dropout');
   assert.deepEqual(us.texts(TEXT).filter((text) => !/^(Normal Behaviour|Anomaly Detected)$/.test(text)), []);
 
   us.heard.length = 0;
   await press('drift');
-  await until(() => us.texts(TEXT).includes('Anomaly Detected'), 'the verdict on the drift', 30);
-  assert.ok(read()[0] < 4, 'a drift begins where the signal was');
+  await until(() => us.texts(TEXT).includes('Anomaly Detected'), 'the prediction for the drift', 30);
+  assert.ok(read()[0] < 4, 'a drift starts at the normal level');
 });
 
-/** What an engineer at the PLC sees and sets. */
+/** A client of the PLC that reads the flag and sets the vibration. */
 async function atThePlc() {
   const connection = opcua.OPCUAClient.create({ endpointMustExist: false, clientCertificateManager: undefined });
   await connection.connect(`opc.tcp://127.0.0.1:${plcPort}`);
@@ -90,7 +90,7 @@ async function atThePlc() {
   };
 }
 
-// The way from the PLC's tag through broker, Node-RED and model back into the PLC, and again after the PLC was off.
+// The whole path from the PLC's tag through broker, Node-RED and model back into the PLC, also after a restart.
 test('the flag arrives in the PLC, also after a restart of the PLC', async () => {
   let plc = await startPlc(plcPort, '--hold');
   try {
@@ -117,13 +117,13 @@ test('the flag arrives in the PLC, also after a restart of the PLC', async () =>
   }
 });
 
-// A broken wire leaves the last value in the PLC with a bad quality, or noise; neither says anything of the machine.
-test('readings of bad or uncertain quality are told of once and never judged', async () => {
+// A broken wire leaves the last value or noise in the PLC, with bad quality; neither describes the machine.
+test('readings of bad or uncertain quality are reported once and never predicted', async () => {
   const plc = await startPlc(plcPort, '--hold');
   const engineer = await atThePlc();
   try {
     await nodeRed.deploy(bridge, plcFlow);
-    await until(() => us.texts(TEXT).length > 0, 'the first verdict', 60);
+    await until(() => us.texts(TEXT).length > 0, 'the first prediction', 60);
     for (const quality of ['BadSensorFailure', 'UncertainLastUsableValue']) {
       us.heard.length = 0;
       nodeRed.debug.length = 0;
@@ -131,18 +131,18 @@ test('readings of bad or uncertain quality are told of once and never judged', a
         await engineer.vibrate(value, opcua.StatusCodes[quality]);
         await sleep(400);
       }
-      assert.equal(nodeRed.status(plcFlow, 'as HiveMQ Edge does').text, quality);
+      assert.equal(nodeRed.status(plcFlow, 'format like HiveMQ Edge').text, quality);
       const good = 2 + Math.random() / 10;
       await engineer.vibrate(good);
-      await until(() => us.texts(TEXT).length > 0, 'the verdict on the good reading');
-      assert.deepEqual(us.texts(TEXT), ['Normal Behaviour'], `one verdict, ${quality}`);
+      await until(() => us.texts(TEXT).length > 0, 'the prediction for the good reading');
+      assert.deepEqual(us.texts(TEXT), ['Normal Behaviour'], `one prediction, ${quality}`);
       const [bad, after, ...more] = us.texts(READINGS).map((text) => JSON.parse(text));
       assert.deepEqual([bad.value, bad.quality, bad.tagName, more.length], [null, quality, 'rVib', 0]);
       assert.ok(Math.abs(after.value - good) < 1e-6);
-      const reports = () => nodeRed.debug.filter((event) => event.name === 'as HiveMQ Edge does').map((event) => event.msg);
+      const reports = () => nodeRed.debug.filter((event) => event.name === 'format like HiveMQ Edge').map((event) => event.msg);
       await until(() => reports().length >= 2, 'the reports');
       assert.deepEqual(reports(), [
-        `the PLC says ${quality}: its readings are left out until they are good`,
+        `the PLC reports ${quality}: readings are left out until they are good`,
         "the PLC's readings are good again",
       ]);
     }
@@ -152,8 +152,8 @@ test('readings of bad or uncertain quality are told of once and never judged', a
   }
 });
 
-// Where four readings a second have the time of the same second, their order and the delay of a verdict cannot be told.
-test('the time of a reading has its milliseconds', async () => {
+// With four readings a second, whole seconds would hide their order and the delay of a prediction.
+test('the time of a reading has milliseconds', async () => {
   const plc = await startPlc(plcPort);
   try {
     await nodeRed.deploy(plcFlow);
@@ -167,7 +167,7 @@ test('the time of a reading has its milliseconds', async () => {
   }
 });
 
-// A PLC that is killed cannot clear up; private keys must not pile up in the temporary folder of who runs the tests.
+// A killed PLC cannot clean up; private keys must not pile up in the temporary folder.
 test('a simulated PLC that is killed leaves no folder behind', async () => {
   const folder = temporaryFolder('plc-test');
   const script = `

@@ -13,8 +13,8 @@ before(async () => {
 });
 after(() => nodeRed?.stop());
 
-// The first thing that a newcomer does: each button must give the answer that its number deserves.
-test('each button shows its verdict', async () => {
+// The first step of a new user: each button must show the correct prediction.
+test('each button shows its prediction', async () => {
   const server = await startServer(port);
   try {
     await nodeRed.deploy(flow);
@@ -26,21 +26,21 @@ test('each button shows its verdict', async () => {
     ]) {
       nodeRed.debug.length = 0;
       await nodeRed.inject(nodeNamed(flow, button).id);
-      await until(() => nodeRed.debug.length > 0, `the answer to ${button}`);
-      const answer = JSON.parse(nodeRed.debug[0].msg);
-      assert.equal(answer.input_value, Number(button));
-      assert.equal(answer.status, status);
-      await until(() => nodeRed.status(flow, 'answer').text === `${button}: ${status}`, 'the status');
+      await until(() => nodeRed.debug.length > 0, `the response to ${button}`);
+      const response = JSON.parse(nodeRed.debug[0].msg);
+      assert.equal(response.input_value, Number(button));
+      assert.equal(response.status, status);
+      await until(() => nodeRed.status(flow, 'response').text === `${button}: ${status}`, 'the status');
     }
   } finally {
     await server.stop();
   }
 });
 
-// Whoever forgot to start the server must be told so, and not shown an empty answer.
-test('a server that is down is named', async () => {
+// Without a server the flow must show the reason, not an empty response.
+test('an unreachable server is reported', async () => {
   await nodeRed.deploy(flow);
   await nodeRed.inject(nodeNamed(flow, '9').id);
-  await until(() => nodeRed.debug.some((event) => /^No answer: .*ECONNREFUSED/.test(event.msg)), 'the reason');
-  assert.match(nodeRed.status(flow, 'answer').text, /^no answer: /);
+  await until(() => nodeRed.debug.some((event) => /^Request failed: .*ECONNREFUSED/.test(event.msg)), 'the reason');
+  assert.match(nodeRed.status(flow, 'response').text, /^request failed: /);
 });

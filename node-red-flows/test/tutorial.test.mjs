@@ -13,7 +13,7 @@ const folder = process.env.REFERENCE_FLOWS ?? fileURLToPath(new URL('../../../sh
 const file = (name) => `${folder.replace(/\/$/, '')}/${name}`;
 const present = ['flow-inject.json', 'flow-mqtt.json'].every((name) => existsSync(file(name)));
 
-// Those flows belong to somebody else and are not shipped; who has them beside the repository proves that they still work.
+// These flows belong to a third party and are not shipped. The tests run if the files are beside the repository.
 if (!present) {
   notRun("the tutorial's own flows", 'they are not beside this repository; REFERENCE_FLOWS names their folder');
 } else {
@@ -31,22 +31,22 @@ if (!present) {
     });
     afterEach(() => server?.stop());
 
-    /** Only what the user must set: the server's address. */
-    const atOurs = (flow) =>
+    /** Sets the server's address, as a user must. */
+    const withServer = (flow) =>
       flow.map((n) => (n.type === 'http request' ? { ...n, url: n.url.replace('localhost:5000', `localhost:${port}`) } : n));
 
-    // Whoever replaces server.py must not have to touch a flow.
-    test('the inject flow shows the whole answer', async () => {
-      const flow = atOurs(read('flow-inject.json'));
+    // Replacing server.py must not require changes to a flow.
+    test('the inject flow shows the whole prediction', async () => {
+      const flow = withServer(read('flow-inject.json'));
       await nodeRed.deploy(flow);
       for (const button of flow.filter((n) => n.type === 'inject')) {
         nodeRed.debug.length = 0;
         await nodeRed.inject(button.id);
-        await until(() => nodeRed.debug.length > 0, 'the answer');
-        const answer = JSON.parse(nodeRed.debug[0].msg);
-        assert.deepEqual(Object.keys(answer).sort(), ['anomaly_score', 'input_value', 'prediction', 'scaled_value', 'status']);
-        assert.equal(answer.input_value, Number(button.payload));
-        assert.equal(answer.status, 'Normal Behaviour');
+        await until(() => nodeRed.debug.length > 0, 'the prediction');
+        const prediction = JSON.parse(nodeRed.debug[0].msg);
+        assert.deepEqual(Object.keys(prediction).sort(), ['anomaly_score', 'input_value', 'prediction', 'scaled_value', 'status']);
+        assert.equal(prediction.input_value, Number(button.payload));
+        assert.equal(prediction.status, 'Normal Behaviour');
       }
     });
 
@@ -61,7 +61,7 @@ if (!present) {
         password: login.password,
       });
       try {
-        const flow = atOurs(read('flow-mqtt.json'));
+        const flow = withServer(read('flow-mqtt.json'));
         const config = flow.find((n) => n.type === 'mqtt-broker');
         Object.assign(config, { broker: 'localhost', port: String(brokerPort), credentials: login });
         const topic = (type) => flow.find((n) => n.type === type).topic;
@@ -72,7 +72,7 @@ if (!present) {
         for (const [value, status] of [[2.5, 'Normal Behaviour'], ['9.5', 'Anomaly Detected'], [true, 'Normal Behaviour']]) {
           us.heard.length = 0;
           await us.publishAsync(topic('mqtt in'), JSON.stringify({ value, timestamp: Date.now(), tagName: 'rVib' }), { qos: 1 });
-          await until(() => us.heard.length > 0, 'the answer');
+          await until(() => us.heard.length > 0, 'the prediction');
           assert.equal(us.heard[0].text, status);
         }
       } finally {
