@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { promisify } from 'node:util';
 import opcua from 'node-opcua';
 import { aedes, client } from '../bed/brokers.mjs';
 import { local, nodeNamed, readFlow, startNodeRed } from '../bed/node-red.mjs';
@@ -178,7 +179,8 @@ test('a simulated PLC that is killed leaves no folder behind', async () => {
     await plc.stop('SIGKILL');
     process.exit();`;
   const env = { ...process.env, TMPDIR: folder, TEMP: folder, TMP: folder };
-  const folders = execFileSync(process.execPath, ['--input-type=module', '--eval', script], { env, encoding: 'utf8', timeout: 60_000 });
-  assert.equal(folders.trim(), '1', 'the PLC has a folder while it runs');
+  // Not execFileSync: it would block past Node-RED's keep-alive timeout of 5 s, and the next request would fail.
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script], { env, timeout: 60_000 });
+  assert.equal(stdout.trim(), '1', 'the PLC has a folder while it runs');
   assert.deepEqual(readdirSync(folder), []);
 });
