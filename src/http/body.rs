@@ -223,6 +223,10 @@ mod tests {
         let mut body = Body::from_stream(parts.chain(stream::pending()));
         let idle = Duration::from_millis(20);
         let result = read(&mut body, 1024, idle, &Semaphore::new(0)).await;
-        assert_eq!(result, Err(ApiError::timeout(11, idle)));
+        let error = result.expect_err("a time-out");
+        assert_eq!(error, ApiError::timeout(11, idle));
+        let body = error.into_response().into_body().collect().await;
+        let body = body.expect("a whole body").to_bytes();
+        assert!(body.ends_with(b",\"code\":\"timeout\"}\n"), "{body:?}");
     }
 }

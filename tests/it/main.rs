@@ -2,7 +2,7 @@
 //! `cargo test --test it durability::`.
 //!
 //! * `forest`, `detector`, `store`, `concurrency`: the library
-//! * `predict`, `retrain`, `protocol`, `server_py`, `models`: requests through the router
+//! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
 //! * `program`, `durability`, `cluster`: the real binary
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
@@ -12,6 +12,7 @@ mod concurrency;
 mod detector;
 mod docs;
 mod durability;
+mod error_codes;
 mod examples;
 mod forest;
 mod models;
