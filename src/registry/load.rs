@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::config::RegistryConfig;
 use super::limits::{LOAD_CONCURRENCY, PROGRESS_INTERVAL};
 use super::models::ServedModel;
-use crate::store::{FormatError, ModelName, ReadError, Store, StoreError, Version};
+use crate::store::{ModelName, ReadError, Store, StoreError, Version};
 
 /// The models of a store.
 pub(super) struct StoredModels {
@@ -120,7 +120,7 @@ pub(super) async fn load_newest(
                 tracing::error!(model = %name, "{object} cannot be read: {error}");
                 newest.read_error = Some(error);
             }
-            Err(ReadError::Format(problem @ FormatError::Newer(_))) => {
+            Err(ReadError::Format(problem)) if problem.is_unsupported() => {
                 tracing::warn!(model = %name, "{object} skipped: {problem}");
                 newest.has_unsupported = true;
             }

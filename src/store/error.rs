@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use object_store::Error as ObjectError;
 use thiserror::Error;
 
-use super::record::FORMAT;
+use super::format::FORMAT;
 
 /// The store cannot be opened, or an operation on it failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -51,7 +51,7 @@ pub enum ReadError {
 /// Why bytes cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FormatError {
-    /// The bytes differ from those that were written.
+    /// The bytes differ from those that were written, or were never written by this program.
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// The bytes are intact, but a newer version of this program wrote them.
@@ -60,6 +60,21 @@ pub enum FormatError {
          format {FORMAT}"
     )]
     Newer(u32),
+    /// The format is supported, but a newer version of this program added a section to it.
+    #[error("it has a section {0:?}, written by a newer version of this program")]
+    UnknownSection(String),
+}
+
+impl FormatError {
+    /// Whether the version is intact, but this program does not support it. Another server or a
+    /// later start may, so it stays where it is.
+    pub fn is_unsupported(&self) -> bool {
+        !matches!(self, Self::Damaged(_))
+    }
+
+    pub(super) fn damaged(problem: impl Into<String>) -> Self {
+        Self::Damaged(problem.into())
+    }
 }
 
 /// A record cannot be encoded.

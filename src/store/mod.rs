@@ -25,12 +25,25 @@
 //!
 //! # Format of a version
 //!
-//! 1. the line `iforest-server model 1`, where 1 is the format
-//! 2. a [`Record`] in [postcard](https://postcard.jamesmunns.com/wire-format)'s encoding: fields in
-//!    the order of their declarations, integers as varints, floats in 8 bytes, little-endian
-//! 3. the CRC-32 (as in zip and PNG) of all bytes before it, in 4 bytes, little-endian
+//! Every format begins with the line `iforest-server model N`, where N is the format, and ends with
+//! the CRC-32 (as in zip and PNG) of all bytes before it, in 4 bytes, little-endian. So every program
+//! can tell a newer format from damage.
 //!
-//! All future formats begin with such a line and end with such a checksum.
+//! Format 2, which is written, has between them:
+//!
+//! 1. the section `metadata`: the [`Metadata`] in JSON
+//! 2. the CRC-32 of all bytes before it, so that the metadata can be read and trusted without the
+//!    rest
+//! 3. the section `detector`: a [`Detector`](crate::detector::Detector) in
+//!    [postcard](https://postcard.jamesmunns.com/wire-format)'s encoding: fields in the order of their
+//!    declarations, integers as varints, floats in 8 bytes, little-endian
+//!
+//! A section is its name, a space, its length in ten digits, a space, its bytes and a line feed.
+//! `head -n 2 FILE` shows the metadata. Fields of the metadata that are not known are ignored. A
+//! version with a section that is not known is not served: a newer program wrote it, and the section
+//! may change predictions.
+//!
+//! Format 1, which is still read, has a [`Record`] in postcard's encoding between them.
 
 mod error;
 mod folder;
@@ -47,21 +60,25 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    Error as ObjectError, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    Error as ObjectError, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
 
 use self::layout::{CHANGED, MODELS, QUARANTINE, parse_object, version_path};
 use self::open::Backend;
 
 pub use error::{EncodeError, FormatError, ReadError, StoreError};
-pub use format::{decode, encode};
+pub use format::{MetadataPrefix, decode, decode_metadata, encode};
 pub use name::{ModelName, NameError};
-pub use record::{ModelSettings, Record};
+pub use record::{Metadata, ModelSettings, Record};
 pub use version::{Poll, Version, WriteOutcome};
+
+/// How many bytes of a version are read for its metadata at first: those of some hundred features.
+const METADATA_READ: u64 = 8 * 1024;
 
 /// A store of models.
 #[derive(Debug, Clone)]
@@ -177,17 +194,58 @@ impl Store {
     /// [`ReadError`] if the version is missing, damaged, or of a newer format, or the store does
     /// not answer.
     pub async fn read(&self, name: &ModelName, version: u64) -> Result<Record, ReadError> {
-        let path = version_path(MODELS, name, version);
-        let object = match self.objects.get(&path).await {
-            Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
-            result => result.map_err(StoreError::new)?,
-        };
-        let bytes = object.bytes().await.map_err(StoreError::new)?;
+        let bytes = self.fetch(name, version, None).await?;
         // Decoding compiles the forest, which is too slow for the thread that handles I/O.
         let record = tokio::task::spawn_blocking(move || decode(&bytes))
             .await
             .map_err(StoreError::new)??;
         Ok(record)
+    }
+
+    /// Reads the metadata of a version: its first few KiB, or the whole version if it has format 1,
+    /// which stores no metadata apart.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`read`](Self::read). Damage of the other parts of the version goes unnoticed.
+    pub async fn read_metadata(
+        &self,
+        name: &ModelName,
+        version: u64,
+    ) -> Result<Metadata, ReadError> {
+        let mut length = METADATA_READ;
+        loop {
+            let prefix = match self.fetch(name, version, Some(length)).await {
+                Ok(bytes) => decode_metadata(&bytes),
+                Err(ReadError::Missing) => return Err(ReadError::Missing),
+                // Some object stores refuse to read a range of an empty object.
+                Err(_) => MetadataPrefix::Absent,
+            };
+            match prefix {
+                MetadataPrefix::Complete(metadata) => return Ok(metadata),
+                MetadataPrefix::Needs(bytes) if bytes as u64 > length => length = bytes as u64,
+                _ => return Ok(self.read(name, version).await?.metadata()),
+            }
+        }
+    }
+
+    /// The bytes of a version, or its first ones.
+    async fn fetch(
+        &self,
+        name: &ModelName,
+        version: u64,
+        length: Option<u64>,
+    ) -> Result<Bytes, ReadError> {
+        let path = version_path(MODELS, name, version);
+        let options = GetOptions {
+            range: length.map(|length| GetRange::Bounded(0..length)),
+            ..GetOptions::default()
+        };
+        let object = match self.objects.get_opts(&path, options).await {
+            Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
+            result => result.map_err(StoreError::new)?,
+        };
+        Ok(object.bytes().await.map_err(StoreError::new)?)
     }
 
     /// Writes a version, unless one of its number exists.

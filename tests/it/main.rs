@@ -1,7 +1,7 @@
 //! Integration tests, in one binary: `cargo test --test it`, or a part of it, as
 //! `cargo test --test it durability::`.
 //!
-//! * `forest`, `detector`, `store`, `concurrency`: the library
+//! * `forest`, `detector`, `store`, `stored_format`, `concurrency`: the library
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
 //! * `program`, `durability`, `cluster`: the real binary
 //! * `examples`, `docs`: what the documents and the examples show
@@ -22,4 +22,5 @@ mod protocol;
 mod retrain;
 mod server_py;
 mod store;
+mod stored_format;
 mod support;

@@ -1,8 +1,6 @@
-//! The store as a library: the format of its files, which every later version must read, and its
-//! versions, names and folders.
+//! The store as a library: its versions, names and folders.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +8,7 @@ use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::MaxSamples;
 use iforest_server::store::{
-    self, FormatError, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
+    self, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -19,11 +17,11 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use crate::support::data::{RECORDED_SCORES, params, readings};
+use crate::support::data::{params, readings};
 use crate::support::folder::Folder;
 
 /// A record with a value in every field.
-fn record() -> Record {
+pub(crate) fn record() -> Record {
     let params = params()
         .contamination(0.1)
         .n_estimators(3)
@@ -45,61 +43,8 @@ fn record() -> Record {
     }
 }
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/model-format-1.iforest")
-}
-
 fn name(name: &str) -> ModelName {
     name.parse().expect("a valid name")
-}
-
-// Every later version must serve what a plant stored with this one. If this fails, the stored form
-// has changed: add a new format beside the old one, and do not replace the fixture.
-#[test]
-fn a_file_of_format_1_is_read_and_written_unchanged() {
-    let bytes = std::fs::read(golden()).expect("the fixture is committed");
-    assert!(bytes.starts_with(b"iforest-server model 1\n"));
-    let read = store::decode(&bytes).expect("format 1");
-    assert_eq!(store::encode(&read).expect("whole"), bytes);
-    // Its offset is a recorded score.
-    assert!(!RECORDED_SCORES || read == record());
-}
-
-// Served models have no trees any more and must not be stored without them.
-#[test]
-fn a_detector_without_trees_cannot_be_stored() {
-    let mut record = record();
-    record.detector.drop_trees();
-    let error = store::encode(&record).expect_err("an error");
-    assert!(error.to_string().contains("cannot be encoded"), "{error}");
-}
-
-// A file of a later version of this program is not damaged.
-#[test]
-fn a_newer_format_is_distinguished_from_damage() {
-    let with_first_line = |line: &str| {
-        let bytes = store::encode(&record()).expect("whole");
-        let end = bytes.iter().position(|&b| b == b'\n').expect("a line");
-        let mut changed = line.as_bytes().to_vec();
-        changed.extend(&bytes[end..bytes.len() - 4]);
-        changed.extend(crc32fast::hash(&changed).to_le_bytes());
-        store::decode(&changed)
-    };
-    assert_eq!(with_first_line("iforest-server model 1"), Ok(record()));
-    let newer = with_first_line("iforest-server model 2");
-    assert_eq!(newer, Err(FormatError::Newer(2)));
-    for line in [
-        "iforest-server model 0",
-        "iforest-server model",
-        "iforest-server model x",
-        "",
-    ] {
-        let read = with_first_line(line);
-        assert!(
-            matches!(read, Err(FormatError::Damaged(_))),
-            "{line}: {read:?}"
-        );
-    }
 }
 
 // All kinds of stores behave alike.
