@@ -51,7 +51,10 @@ impl TryFrom<StoredScaler> for StandardScaler {
     fn try_from(stored: StoredScaler) -> Result<Self, Self::Error> {
         let sound = stored.mean.len() == stored.scale.len()
             && stored.mean.iter().all(|mean| mean.is_finite())
-            && stored.scale.iter().all(|&scale| scale > 0.0);
+            && stored
+                .scale
+                .iter()
+                .all(|&scale| scale > 0.0 && scale.is_finite());
         if !sound {
             return Err("the scaler is damaged".to_owned());
         }

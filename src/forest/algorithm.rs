@@ -78,7 +78,9 @@ impl TryFrom<StoredForest> for IsolationForest {
     type Error = String;
 
     fn try_from(stored: StoredForest) -> Result<Self, Self::Error> {
-        let sound = stored.trees.len() == stored.params.n_estimators()
+        let sound = stored.n_features > 0
+            && stored.n_samples > 0
+            && stored.trees.len() == stored.params.n_estimators()
             && stored.params.rows_per_tree(stored.n_samples).ok() == Some(stored.max_samples)
             && stored.trees.is_sound(stored.n_features, stored.max_samples);
         if !sound {

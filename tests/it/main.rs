@@ -3,7 +3,7 @@
 //!
 //! * `forest`, `detector`, `store`, `stored_format`, `concurrency`: the library
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
-//! * `program`, `durability`, `cluster`: the real binary
+//! * `program`, `durability`, `cluster`, `untrusted_store`: the real binary
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
 
@@ -24,3 +24,4 @@ mod server_py;
 mod store;
 mod stored_format;
 mod support;
+mod untrusted_store;

@@ -20,6 +20,12 @@ const MAX_FEATURES: usize = 256;
 const NARROW: usize = 256;
 const WIDE: usize = 1024;
 
+/// Largest padding, as a multiple of the nodes that are there, and the size up to which it does not
+/// matter, in bytes. Forests of thousands of stumps are walked as they are, so that no forest takes
+/// more memory than a small multiple of its stored form.
+const MAX_PADDING: usize = 8;
+const SMALL: usize = 16 * 1024 * 1024;
+
 /// Levels of a tree whose nodes are compared with all rows of a group at once.
 const TOP_LEVELS: u32 = 3;
 
@@ -67,8 +73,8 @@ pub(super) struct PerfectTrees {
 }
 
 impl PerfectTrees {
-    /// Pads the trees. `None` if a tree is deeper than [`MAX_DEPTH`] or there are more than
-    /// [`MAX_FEATURES`] features.
+    /// Pads the trees. `None` if a tree is deeper than [`MAX_DEPTH`], there are more than
+    /// [`MAX_FEATURES`] features, or most of a large forest would be padding.
     pub(super) fn new(trees: &Trees, n_features: usize) -> Option<Self> {
         let depth = trees
             .iter()
@@ -79,12 +85,17 @@ impl PerfectTrees {
             return None;
         }
         let width = if 1 << depth <= NARROW { NARROW } else { WIDE };
+        let padded = width * trees.len();
+        let size = padded * (size_of::<Node>() + size_of::<f64>());
+        if size > SMALL && padded > MAX_PADDING * trees.node_count() {
+            return None;
+        }
         let mut perfect = Self {
             depth,
             n_features,
             width,
-            nodes: vec![PADDING; width * trees.len()],
-            lengths: vec![0.0; width * trees.len()],
+            nodes: vec![PADDING; padded],
+            lengths: vec![0.0; padded],
         };
         let path_lengths = PathLengths::new();
         let nodes = perfect.nodes.chunks_mut(width);

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::trees::Trees;
+use super::trees::{Trees, max_depth};
 use super::{exact, sorted};
 use crate::forest::error::FitError;
 use crate::forest::random::{RowSampler, tree_streams};
@@ -59,7 +59,7 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
         seeds: &[u32],
         column: Option<&SortedColumn>,
     ) -> Result<Trees, FitError> {
-        let (n_rows, max_depth) = (self.n_rows, self.max_depth());
+        let (n_rows, max_depth) = (self.n_rows, max_depth(self.max_samples));
         // Most trees have about as many nodes as rows.
         let nodes = seeds.len() * self.max_samples as usize;
         let mut trees = Trees::with_capacity(nodes.min(1 << 20));
@@ -113,10 +113,5 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
             .map(|&(value, row)| (value, self.targets[row as usize]))
             .collect();
         Some(SortedColumn { rank, rows })
-    }
-
-    /// `ceil(log2(max(max_samples, 2)))`.
-    fn max_depth(&self) -> u32 {
-        self.max_samples.max(2).next_power_of_two().trailing_zeros()
     }
 }

@@ -54,6 +54,32 @@ impl<'a> Tree<'a> {
     }
 }
 
+impl Tree<'_> {
+    /// The number of edges to the deepest leaf.
+    fn depth(&self) -> u32 {
+        let mut deepest = 0;
+        // The depths of the nodes that follow, the next on top.
+        let mut pending = vec![0];
+        for &feature in self.feature {
+            let Some(depth) = pending.pop() else { break };
+            if feature == LEAF {
+                deepest = deepest.max(depth);
+            } else {
+                pending.extend([depth + 1, depth + 1]);
+            }
+        }
+        deepest
+    }
+}
+
+/// The greatest depth of a tree that is grown from `max_samples` rows: scikit-learn's
+/// `ceil(log2(max(max_samples, 2)))`.
+pub(super) fn max_depth(max_samples: u32) -> u32 {
+    u64::from(max_samples.max(2))
+        .next_power_of_two()
+        .trailing_zeros()
+}
+
 impl Trees {
     pub(super) fn with_capacity(nodes: usize) -> Self {
         Self {
@@ -83,21 +109,24 @@ impl Trees {
         })
     }
 
-    /// Whether every tree has `max_samples` rows, every split feature exists and every threshold
-    /// is finite, so that deserialised trees cannot cause a panic or an endless walk.
+    /// Whether trees could have been grown from `max_samples` rows each, so that deserialised trees
+    /// cannot cause a panic or a walk longer than that of a grown tree: every tree has as many rows,
+    /// none is deeper than growth allows, every leaf has a row, every split feature exists and every
+    /// threshold is finite.
     ///
     /// Deserialisation itself checks that the nodes of each tree are connected.
     pub(in crate::forest) fn is_sound(&self, n_features: u32, max_samples: u32) -> bool {
         let splits = self.feature.iter().zip(&self.threshold);
-        self.iter()
-            .all(|tree| tree.n_node_samples[0] == max_samples)
+        self.iter().all(|tree| {
+            tree.n_node_samples[0] == max_samples && tree.depth() <= max_depth(max_samples)
+        }) && self.n_node_samples.iter().all(|&rows| rows > 0)
             && splits
                 .filter(|&(&feature, _)| feature != LEAF)
                 .all(|(&feature, threshold)| feature < n_features && threshold.is_finite())
     }
 
     /// Number of nodes in all trees.
-    pub(super) fn node_count(&self) -> usize {
+    pub(in crate::forest) fn node_count(&self) -> usize {
         self.feature.len()
     }
 

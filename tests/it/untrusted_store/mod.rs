@@ -1,0 +1,4 @@
+//! Stores in which other programs, or an attacker, put files: the real binary names each once and
+//! serves everything else.
+
+mod models;
