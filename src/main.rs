@@ -30,6 +30,8 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_OPEN_FILES: u64 = 65_536;
 
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    keep_files_private();
     let config = Config::parse();
     telemetry::start(config.log_level);
     match serve(&config) {
@@ -82,6 +84,18 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     registry.finish(ANNOUNCE_TIMEOUT);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Keeps the files and folders that are created from users other than the owner: models tell what a
+/// plant measures. A umask that keeps others out already, such as a service's `UMask=0027`, stays.
+#[cfg(unix)]
+fn keep_files_private() {
+    use nix::sys::stat::{Mode, umask};
+
+    let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    if before.contains(Mode::S_IRWXO) {
+        umask(before);
+    }
 }
 
 /// The readings of a first start without training data.
