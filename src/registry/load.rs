@@ -26,6 +26,11 @@ pub(super) async fn load_all(
 ) -> Result<StoredModels, StoreError> {
     let start = Instant::now();
     let listed = store.list().await?;
+    let default = ModelName::default_model();
+    if !listed.contains_key(&default) {
+        // Fails if its folder cannot be listed: never replace it with the synthetic one then.
+        store.versions(&default).await?;
+    }
     let count = listed.len();
     let mut models = HashMap::with_capacity(count);
     let mut loading = stream::iter(listed)
@@ -117,7 +122,9 @@ pub(super) async fn load_newest(
             // Another server has pruned it.
             Err(ReadError::Missing) => {}
             Err(ReadError::Store(error)) => {
-                tracing::error!(model = %name, "{object} cannot be read: {error}");
+                if store.is_new_problem(&format!("{object}: {error}")) {
+                    tracing::error!(model = %name, "{object} cannot be read: {error}");
+                }
                 newest.read_error = Some(error);
             }
             Err(ReadError::Format(problem)) if problem.is_unsupported() => {
@@ -129,7 +136,12 @@ pub(super) async fn load_newest(
                     Ok(path) => format!("quarantined as {path}"),
                     Err(error) => format!("cannot quarantine it: {error}"),
                 };
-                tracing::warn!(model = %name, "{object} cannot be served: {problem}; {quarantine}");
+                if store.is_new_problem(&format!("{object}: {problem}; {quarantine}")) {
+                    tracing::warn!(
+                        model = %name,
+                        "{object} cannot be served: {problem}; {quarantine}"
+                    );
+                }
             }
         }
     }

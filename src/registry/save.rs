@@ -15,10 +15,12 @@ pub(super) async fn store_next(
     name: &ModelName,
     bytes: &[u8],
 ) -> Result<Version, StoreError> {
+    let mut number = 0;
     for _ in 0..MAX_VERSION_ATTEMPTS {
         let versions = store.versions(name).await?;
         let newest = versions.last().map_or(0, |version| version.number);
-        let number = newest.saturating_add(1);
+        // A number that was tried may be taken by something that is not a version, such as a folder.
+        number = newest.max(number).saturating_add(1);
         match store.write(name, number, bytes).await? {
             WriteOutcome::Stored(version) => return Ok(version),
             WriteOutcome::AlreadyExists => tracing::info!(
@@ -29,6 +31,6 @@ pub(super) async fn store_next(
         }
     }
     Err(StoreError::new(format!(
-        "other servers stored {MAX_VERSION_ATTEMPTS} versions of this model at the same time"
+        "{MAX_VERSION_ATTEMPTS} numbers in a row are taken by other servers or by stray files"
     )))
 }

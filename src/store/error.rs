@@ -63,11 +63,19 @@ pub enum FormatError {
     /// The format is supported, but a newer version of this program added a section to it.
     #[error("it has a section {0:?}, written by a newer version of this program")]
     UnknownSection(String),
+    /// It is larger than what this server reads.
+    #[error("it takes {size} bytes, and this server reads models of at most {max}")]
+    TooLarge {
+        /// Its size, in bytes.
+        size: u64,
+        /// The size of the largest model that is read, in bytes.
+        max: u64,
+    },
 }
 
 impl FormatError {
-    /// Whether the version is intact, but this program does not support it. Another server or a
-    /// later start may, so it stays where it is.
+    /// Whether this server does not support the version, though it may be intact. Another server or
+    /// a later start may support it, so it stays where it is.
     pub fn is_unsupported(&self) -> bool {
         !matches!(self, Self::Damaged(_))
     }

@@ -18,24 +18,32 @@ pub(super) const CHANGED: &str = "changed";
 /// Extension of a version's file.
 pub(super) const EXTENSION: &str = "iforest";
 
+/// The greatest number of a version.
+pub(super) const MAX_VERSION: u64 = 10_u64.pow(VERSION_DIGITS as u32) - 1;
+
+/// Digits of a version's number in the name of its file, so that files sort by version.
+const VERSION_DIGITS: usize = 10;
+
 /// The path of a version below [`MODELS`] or [`QUARANTINE`].
 pub(super) fn version_path(prefix: &str, name: &ModelName, version: u64) -> Path {
-    let file = format!("{version:010}.{EXTENSION}");
+    let file = format!("{version:0VERSION_DIGITS$}.{EXTENSION}");
     Path::from_iter([prefix, &name.folder(), &file])
 }
 
+/// The version stored in a file of this name; `None` for a foreign file, among which are those with
+/// more or fewer digits.
+pub(super) fn parse_file(file: &str) -> Option<u64> {
+    let number = file.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    let is_number = number.len() == VERSION_DIGITS && number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| number.parse().ok())?
+}
+
 /// The model and version stored in an object below [`MODELS`]; `None` for a foreign object.
-pub(super) fn parse_object(object: ObjectMeta) -> Option<(ModelName, Version)> {
+pub(super) fn parse_object(object: &ObjectMeta) -> Option<(ModelName, Version)> {
     let mut parts = object.location.parts();
     let (_, folder, file) = (parts.next()?, parts.next()?, parts.next()?);
     let name = ModelName::from_folder(folder.as_ref())?;
-    let number = file
-        .as_ref()
-        .strip_suffix(EXTENSION)?
-        .strip_suffix('.')?
-        .parse()
-        .ok()?;
-    // Another spelling, such as one with fewer digits, is not written by this program.
-    let is_canonical = object.location == version_path(MODELS, &name, number);
-    is_canonical.then(|| (name, Version::new(number, object.e_tag)))
+    let number = parse_file(file.as_ref())?;
+    let is_version = parts.next().is_none();
+    is_version.then(|| (name, Version::new(number, object.e_tag.clone())))
 }

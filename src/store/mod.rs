@@ -6,7 +6,8 @@
 //! * `name`: names of models
 //! * `version`: versions, and outcomes of operations on them
 //! * `layout`: paths of objects
-//! * `folder`: durable operations on local folders
+//! * `folder`: durable operations on local folders, and reading those with stray files
+//! * `reports`: problems that the log names once
 //! * `open`: from a URL to a store
 //! * `error`: the errors
 //!
@@ -52,10 +53,12 @@ mod layout;
 mod name;
 mod open;
 mod record;
+mod reports;
 mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,14 +71,20 @@ use object_store::{
     Error as ObjectError, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 };
 
-use self::layout::{CHANGED, MODELS, QUARANTINE, parse_object, version_path};
+use self::folder::Listing;
+use self::layout::{CHANGED, MAX_VERSION, MODELS, QUARANTINE, parse_object, version_path};
 use self::open::Backend;
+use self::reports::Reports;
 
 pub use error::{EncodeError, FormatError, ReadError, StoreError};
 pub use format::{MetadataPrefix, decode, decode_metadata, encode};
 pub use name::{ModelName, NameError};
 pub use record::{Metadata, ModelSettings, Record};
 pub use version::{Poll, Version, WriteOutcome};
+
+/// Size of the largest version, in bytes. A request can make models of some 10 MB, and 100,000
+/// trees of 256 readings, the most that the command line allows, take 300 MB.
+const MAX_MODEL_SIZE: u64 = 1024 * 1024 * 1024;
 
 /// How many bytes of a version are read for its metadata at first: those of some hundred features.
 const METADATA_READ: u64 = 8 * 1024;
@@ -87,8 +96,10 @@ pub struct Store {
     location: String,
     folder: Option<PathBuf>,
     shared: bool,
+    max_model_size: u64,
     /// Whether the change marker was seen or written; from then on it must exist.
     has_marker: Arc<AtomicBool>,
+    reports: Arc<Reports>,
 }
 
 impl fmt::Display for Store {
@@ -112,6 +123,12 @@ impl Store {
             Backend::Remote(objects) => Ok(Self::from_objects(objects, location)),
             Backend::Folder(folder, objects) => {
                 folder::remove_stale_uploads(&folder);
+                if folder::is_open_to_others(&folder) {
+                    tracing::warn!(
+                        "every user of this machine may enter the folder {folder:?}; to keep the \
+                         models private, take that right away: chmod o-rwx"
+                    );
+                }
                 let location = format!("folder {}", folder.display());
                 Ok(Self {
                     folder: Some(folder),
@@ -136,8 +153,16 @@ impl Store {
             location: location.to_owned(),
             folder: None,
             shared: true,
+            max_model_size: MAX_MODEL_SIZE,
             has_marker: Arc::default(),
+            reports: Arc::default(),
         }
+    }
+
+    /// Sets the size of the largest version that is read or written, in bytes; 1 GiB by default.
+    pub fn with_max_model_size(mut self, bytes: u64) -> Self {
+        self.max_model_size = bytes;
+        self
     }
 
     /// Whether other servers may use the store too.
@@ -152,15 +177,19 @@ impl Store {
 
     /// Lists the versions of all models, in ascending order.
     ///
+    /// The log names everything else that lies there, once, and a model whose folder cannot be
+    /// listed: it is left out, and [`versions`](Self::versions) fails for it.
+    ///
     /// # Errors
     ///
     /// [`StoreError`] if the store does not answer.
     pub async fn list(&self) -> Result<BTreeMap<ModelName, Vec<Version>>, StoreError> {
         self.check_mounted()?;
         let mut models: BTreeMap<ModelName, Vec<Version>> = BTreeMap::new();
-        let mut objects = self.objects.list(Some(&Path::from(MODELS)));
-        while let Some(object) = objects.try_next().await? {
-            if let Some((name, version)) = parse_object(object) {
+        if let Some(store) = self.folder.clone() {
+            models.extend(self.list_folder(move || folder::list(&store)).await?);
+        } else {
+            for (name, version) in self.list_objects(&Path::from(MODELS)).await? {
                 models.entry(name).or_default().push(version);
             }
         }
@@ -177,14 +206,62 @@ impl Store {
     /// [`StoreError`] if the store does not answer.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Version>, StoreError> {
         self.check_mounted()?;
-        let mut versions = Vec::new();
-        let folder = Path::from_iter([MODELS, &name.folder()]);
-        let mut objects = self.objects.list(Some(&folder));
-        while let Some(object) = objects.try_next().await? {
-            versions.extend(parse_object(object).map(|(_, version)| version));
-        }
+        let mut versions = if let Some(store) = &self.folder {
+            let folder = store.join(MODELS).join(name.folder());
+            self.list_folder(move || folder::list_versions(&folder))
+                .await?
+        } else {
+            let folder = Path::from_iter([MODELS, &name.folder()]);
+            let objects = self.list_objects(&folder).await?;
+            objects.into_iter().map(|(_, version)| version).collect()
+        };
         versions.sort();
         Ok(versions)
+    }
+
+    /// Lists a local folder, and names what else lies there.
+    async fn list_folder<T: Send + 'static>(
+        &self,
+        list: impl FnOnce() -> io::Result<Listing<T>> + Send + 'static,
+    ) -> Result<Vec<T>, StoreError> {
+        let listing = run_blocking(list).await?;
+        for (path, problem) in listing.strays {
+            // Debug escapes what could begin a line of the log or steer a terminal.
+            let path = self.folder.as_ref().map_or(path.as_path(), |folder| {
+                path.strip_prefix(folder).unwrap_or(&path)
+            });
+            self.name_stray(&format!("{path:?}"), &problem);
+        }
+        Ok(listing.found)
+    }
+
+    /// Lists the versions in an object store, and names the other objects there.
+    async fn list_objects(&self, prefix: &Path) -> Result<Vec<(ModelName, Version)>, StoreError> {
+        let mut found = Vec::new();
+        let mut objects = self.objects.list(Some(prefix));
+        while let Some(object) = objects.try_next().await? {
+            match parse_object(&object) {
+                Some(version) => found.push(version),
+                None => self.name_stray(
+                    &format!("{:?}", object.location.as_ref()),
+                    "no version of a model has an object of this name",
+                ),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Names a file that is ignored, once.
+    fn name_stray(&self, path: &str, problem: &str) {
+        if self.is_new_problem(path) {
+            tracing::warn!("{path} of {self} is ignored: {problem}");
+        }
+    }
+
+    /// Whether a problem of the store has not been named yet. The log names each once, not at every
+    /// poll.
+    pub fn is_new_problem(&self, problem: &str) -> bool {
+        self.reports.is_new(problem)
     }
 
     /// Reads a version.
@@ -237,6 +314,29 @@ impl Store {
         length: Option<u64>,
     ) -> Result<Bytes, ReadError> {
         let path = version_path(MODELS, name, version);
+        let max = self.max_model_size;
+        let check_size = move |size| {
+            if length.is_none() && size > max {
+                return Err(FormatError::TooLarge { size, max });
+            }
+            Ok(())
+        };
+        if let Some(store) = &self.folder {
+            let path = store.join(path.as_ref());
+            return run_blocking(move || {
+                let (file, metadata) = match folder::open_file(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        return Ok(Err(ReadError::Missing));
+                    }
+                    result => result?,
+                };
+                if let Err(error) = check_size(metadata.len()) {
+                    return Ok(Err(error.into()));
+                }
+                folder::read(file, length.unwrap_or(max)).map(|bytes| Ok(bytes.into()))
+            })
+            .await?;
+        }
         let options = GetOptions {
             range: length.map(|length| GetRange::Bounded(0..length)),
             ..GetOptions::default()
@@ -245,6 +345,7 @@ impl Store {
             Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
             result => result.map_err(StoreError::new)?,
         };
+        check_size(object.meta.size)?;
         Ok(object.bytes().await.map_err(StoreError::new)?)
     }
 
@@ -261,27 +362,48 @@ impl Store {
         bytes: &[u8],
     ) -> Result<WriteOutcome, StoreError> {
         self.check_mounted()?;
+        if version > MAX_VERSION {
+            return Err(StoreError::new(format!(
+                "versions are counted up to {MAX_VERSION}; to count anew, delete the model"
+            )));
+        }
+        let (size, max) = (bytes.len() as u64, self.max_model_size);
+        if size > max {
+            return Err(StoreError::new(FormatError::TooLarge { size, max }));
+        }
         let path = version_path(MODELS, name, version);
         let options = PutOptions::from(PutMode::Create);
         let payload = bytes.to_vec().into();
         let error = match self.objects.put_opts(&path, payload, options).await {
-            Ok(put) => return Ok(WriteOutcome::Stored(Version::new(version, put.e_tag))),
+            Ok(put) => {
+                let e_tag = match &self.folder {
+                    Some(store) => {
+                        let path = store.join(path.as_ref());
+                        let metadata = run_blocking(move || folder::regular_file(&path)).await;
+                        metadata.ok().as_ref().map(folder::e_tag)
+                    }
+                    None => put.e_tag,
+                };
+                return Ok(WriteOutcome::Stored(Version::new(version, e_tag)));
+            }
             Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
                 return Ok(WriteOutcome::AlreadyExists);
             }
             Err(error) => StoreError::new(error),
         };
+        // A folder loses no answers: if the file was written, its fsync failed.
+        if self.is_folder() {
+            if matches!(self.fetch(name, version, None).await, Ok(stored) if stored == bytes) {
+                let _ = self.objects.delete(&path).await;
+            }
+            return Err(error);
+        }
         // The write may have succeeded and only its answer have been lost, so read it back.
         let Ok(object) = self.objects.get(&path).await else {
             return Err(error);
         };
         let e_tag = object.meta.e_tag.clone();
         match object.bytes().await {
-            // A folder loses no answers: the file was written, but its fsync failed.
-            Ok(stored) if stored == bytes && self.is_folder() => {
-                let _ = self.objects.delete(&path).await;
-                Err(error)
-            }
             Ok(stored) if stored == bytes => Ok(WriteOutcome::Stored(Version::new(version, e_tag))),
             Ok(_) => Ok(WriteOutcome::AlreadyExists),
             Err(_) => Err(error),
@@ -308,10 +430,7 @@ impl Store {
         if let Some(folder) = &self.folder {
             let models = folder.join(MODELS);
             let model = models.join(name.folder());
-            tokio::task::spawn_blocking(move || folder::sync_removal(&models, &model))
-                .await
-                .map_err(StoreError::new)?
-                .map_err(StoreError::new)?;
+            run_blocking(move || folder::sync_removal(&models, &model)).await?;
         }
         Ok(())
     }
@@ -359,6 +478,30 @@ impl Store {
     /// [`StoreError`] if the store does not answer, or the change marker has disappeared: nobody
     /// removes it, so the disk is not mounted, or the like.
     pub async fn changed_since(&self, seen: Option<&str>) -> Result<Poll, StoreError> {
+        if let Some(store) = &self.folder {
+            let path = store.join(CHANGED);
+            let marker = run_blocking(move || match std::fs::metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                metadata => metadata.map(Some),
+            });
+            let Some(metadata) = marker.await? else {
+                return match seen {
+                    None => Ok(Poll::Unchanged),
+                    Some(_) => Err(self.marker_missing()),
+                };
+            };
+            self.has_marker.store(true, Ordering::Relaxed);
+            if !metadata.is_file() {
+                // The next announcement replaces it.
+                self.name_stray(&format!("{CHANGED:?}"), "it is not a regular file");
+                return Ok(Poll::Unchanged);
+            }
+            let e_tag = folder::e_tag(&metadata);
+            return Ok(match seen {
+                Some(seen) if seen == e_tag => Poll::Unchanged,
+                _ => Poll::Changed(Some(e_tag)),
+            });
+        }
         let options = GetOptions {
             if_none_match: seen.map(str::to_owned),
             ..GetOptions::default()
@@ -394,4 +537,12 @@ impl Store {
             "the file {CHANGED:?} of {self} is missing; is the store still at this location?"
         ))
     }
+}
+
+/// Runs file operations, which block, off the thread that handles I/O.
+async fn run_blocking<T: Send + 'static>(
+    operation: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let result = tokio::task::spawn_blocking(operation).await;
+    result.map_err(StoreError::new)?.map_err(StoreError::new)
 }

@@ -8,7 +8,7 @@ use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::MaxSamples;
 use iforest_server::store::{
-    self, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
+    self, FormatError, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -59,13 +59,23 @@ async fn versions_are_created_once_listed_in_order_and_removed() {
         let names = ["default", "Motor", "motor", "...", "a."].map(name);
         for model in &names {
             assert_eq!(store.versions(model).await, Ok(Vec::new()));
-            for number in [2, 10, 1, 12_345_678_901] {
+            for number in [2, 10, 1, 9_999_999_999] {
                 let written = store.write(model, number, &bytes).await;
-                assert!(matches!(written, Ok(WriteOutcome::Stored(v)) if v.number == number));
+                let listed = store.versions(model).await.expect("the store answers");
+                let listed = listed.into_iter().find(|v| v.number == number);
+                assert_eq!(written.ok(), listed.map(WriteOutcome::Stored));
                 let again = store.write(model, number, b"other").await;
                 assert_eq!(again, Ok(WriteOutcome::AlreadyExists));
             }
             assert_eq!(store.read(model, 2).await.expect("it is stored"), record());
+            // File names have ten digits, so no later number would be listed.
+            for number in [10_000_000_000, u64::MAX] {
+                let error = store
+                    .write(model, number, &bytes)
+                    .await
+                    .expect_err("an error");
+                assert!(error.to_string().contains("delete the model"), "{error}");
+            }
             let missing = store.read(model, 3).await;
             assert!(matches!(missing, Err(ReadError::Missing)), "{missing:?}");
         }
@@ -75,7 +85,7 @@ async fn versions_are_created_once_listed_in_order_and_removed() {
         assert_eq!(listed.keys().cloned().collect::<Vec<_>>(), sorted);
         for (model, versions) in listed {
             let numbers: Vec<_> = versions.iter().map(|version| version.number).collect();
-            assert_eq!(numbers, [1, 2, 10, 12_345_678_901], "{model}");
+            assert_eq!(numbers, [1, 2, 10, 9_999_999_999], "{model}");
             assert_eq!(store.versions(&model).await.as_ref(), Ok(&versions));
             store.remove(&model, &versions[..2]).await.expect("removed");
             store
@@ -265,4 +275,40 @@ async fn a_version_whose_write_lost_its_response_is_found() {
     assert!(error.to_string().contains("no answer in time"), "{error}");
     objects.reads_fail.store(true, Ordering::Relaxed);
     store.write(&model, 1, &ours).await.expect_err("unknown");
+}
+
+// An operator's giant forest is bounded by what the operator allows, and nothing is stored that
+// could not be read again.
+#[tokio::test]
+async fn versions_larger_than_the_maximum_are_neither_read_nor_written() {
+    let folder = Folder::new();
+    let bytes = store::encode(&record()).expect("whole");
+    let size = bytes.len() as u64;
+    let objects = Arc::new(InMemory::new());
+    let store = Store::in_memory().with_max_model_size(size - 1);
+    let error = store
+        .write(&name("m"), 1, &bytes)
+        .await
+        .expect_err("an error");
+    assert!(error.to_string().contains("at most"), "{error}");
+    for store in [
+        Store::open(folder.text()).expect("a folder"),
+        Store::from_objects(objects, "objects"),
+    ] {
+        store.write(&name("m"), 1, &bytes).await.expect("written");
+        let store = store.with_max_model_size(size - 1);
+        let read = store.read(&name("m"), 1).await;
+        let expected = FormatError::TooLarge {
+            size,
+            max: size - 1,
+        };
+        assert!(
+            matches!(&read, Err(ReadError::Format(error)) if *error == expected),
+            "{read:?}"
+        );
+        // They are listed nevertheless: another server may serve them.
+        assert_eq!(store.list().await.expect("the store answers").len(), 1);
+        let metadata = store.read_metadata(&name("m"), 1).await;
+        assert_eq!(metadata.expect("readable"), record().metadata());
+    }
 }
