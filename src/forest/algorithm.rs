@@ -230,8 +230,14 @@ impl IsolationForest {
         decision > self.fitted.threshold
     }
 
+    /// How many trees are walked to score a row. Zero if scores are looked up in a table, which
+    /// takes a few nanoseconds for any number of trees: see [`TrainingCost`](super::TrainingCost).
+    pub fn walks_per_row(&self) -> usize {
+        self.evaluator.walks_per_row()
+    }
+
     /// The ranges of values that are labelled normal, in ascending order; `None` unless the forest
-    /// has one feature.
+    /// has one feature and few enough trees to be [a table](Self::walks_per_row).
     ///
     /// A value `x` is in a range `(low, high)` if `low < x as f32 && x as f32 <= high`.
     pub fn normal_ranges(&self) -> Option<Vec<(f32, f32)>> {

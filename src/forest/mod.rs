@@ -8,6 +8,7 @@
 //!
 //! * `algorithm`: the forest, its offset and threshold, linfa's traits
 //! * `hyperparams`: the hyper-parameters and their ranges
+//! * `cost`: what a training costs, estimated before it starts
 //! * `tree`: growth of trees into flat arrays
 //! * `evaluate`: from trees to scores
 //! * `random`: the random streams of numpy and scikit-learn
@@ -17,6 +18,7 @@
 
 mod algorithm;
 mod convert;
+mod cost;
 mod error;
 mod evaluate;
 mod hyperparams;
@@ -26,6 +28,7 @@ mod tree;
 mod validate;
 
 pub use algorithm::IsolationForest;
+pub use cost::{MAX_TABLE_ADDITIONS, TrainingCost};
 pub use error::{FitError, ParamsError, ScoreError};
 pub use hyperparams::{
     IsolationForestParams, IsolationForestValidParams, MAX_ESTIMATORS, MaxSamples,

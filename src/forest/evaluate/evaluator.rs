@@ -36,13 +36,13 @@ impl Evaluator {
     /// Compiles trees that were grown from `max_samples` rows each.
     pub(in crate::forest) fn new(trees: &Trees, n_features: usize, max_samples: u32) -> Self {
         let denominator = trees.len() as f64 * average_path_length(max_samples);
-        let step = match n_features {
+        let fast = match n_features {
             1 => StepFunction::new(trees, denominator).map(Method::Step),
-            _ => None,
+            _ => PerfectTrees::new(trees, n_features).map(Method::Perfect),
         };
-        let method = step
-            .or_else(|| PerfectTrees::new(trees, n_features).map(Method::Perfect))
-            .unwrap_or_else(|| Method::Walk(Walk::new(trees)));
+        // Not padded: with one feature only forests of very many trees are walked, and each padded
+        // tree takes at least 4 KB.
+        let method = fast.unwrap_or_else(|| Method::Walk(Walk::new(trees)));
         Self {
             method,
             denominator,
@@ -59,8 +59,17 @@ impl Evaluator {
         }
     }
 
+    /// How many trees are walked to score a row: none if scores are looked up.
+    pub(in crate::forest) fn walks_per_row(&self) -> usize {
+        match &self.method {
+            Method::Step(_) => 0,
+            Method::Perfect(trees) => trees.len(),
+            Method::Walk(walk) => walk.len(),
+        }
+    }
+
     /// The intervals of constant score, adjacent and ascending: the greatest value of each, and
-    /// scikit-learn's `score_samples` of its values. `None` unless the forest is a step function.
+    /// scikit-learn's `score_samples` of its values. `None` unless scores are looked up.
     pub(in crate::forest) fn intervals(&self) -> Option<impl Iterator<Item = (f32, f64)>> {
         match &self.method {
             Method::Step(step) => Some(step.intervals().map(|(upper, score)| (upper, -score))),

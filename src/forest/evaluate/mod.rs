@@ -3,11 +3,13 @@
 //!
 //! * `evaluator`: picks one of the methods below and scores rows in parallel
 //! * `step`: for one feature. The whole forest is a step function of the value, so its scores are
-//!   precomputed and looked up.
+//!   precomputed and looked up. Precomputing takes time in the number of trees squared, so forests
+//!   of very many trees are walked instead.
 //! * `perfect`: for 2 to 256 features and trees up to 10 levels deep (those of up to 1,024 rows
 //!   each). Trees are padded to perfect ones and walked without a branch that could be
 //!   mispredicted, many rows at a time.
-//! * `walk`: for the rest. Deeper trees are too sparse to pad, and longer rows too long.
+//! * `walk`: for the rest. Deeper trees are too sparse to pad, longer rows too long, and very many
+//!   trees too large.
 //! * `path_length`: path lengths of leaves, and the score
 //! * `threshold`: thresholds as `f32`
 

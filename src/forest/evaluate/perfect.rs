@@ -106,6 +106,11 @@ impl PerfectTrees {
         Some(perfect)
     }
 
+    /// Number of trees.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() / self.width
+    }
+
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
         let nodes = self.nodes.chunks_exact(self.width);

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::path_length::{PathLengths, anomaly_score};
 use super::threshold::f32_not_above;
+use crate::forest::cost::MAX_TABLE_ADDITIONS;
 use crate::forest::tree::Trees;
 
 /// Average number of breakpoints per bucket. With fewer, the table would cost more space in the
@@ -33,9 +34,16 @@ pub(super) struct StepFunction {
 }
 
 impl StepFunction {
-    /// Precomputes all scores. `None` for trees whose thresholds do not ascend from left to right,
-    /// which never grow from data.
+    /// Precomputes all scores. `None` if that takes more than [`MAX_TABLE_ADDITIONS`], or for trees
+    /// whose thresholds do not ascend from left to right, which never grow from data.
     pub(super) fn new(trees: &Trees, denominator: f64) -> Option<Self> {
+        // Path lengths are added in the order of the trees, so no sum can be derived from that of
+        // the interval before it: each interval takes one addition for each tree.
+        let splits = trees.iter().map(|tree| (tree.node_count() / 2) as u64);
+        let additions = splits.sum::<u64>().saturating_mul(trees.len() as u64);
+        if additions > MAX_TABLE_ADDITIONS {
+            return None;
+        }
         let (first, mut steps) = steps(trees)?;
         steps.sort_unstable_by(|a, b| a.upper.total_cmp(&b.upper));
         let breakpoints = breakpoints(&steps);

@@ -56,6 +56,11 @@ impl Walk {
         walk
     }
 
+    /// Number of trees.
+    pub(super) fn len(&self) -> usize {
+        self.roots.len()
+    }
+
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
         self.roots.iter().fold(0.0, |sum, &root| {
