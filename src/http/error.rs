@@ -37,6 +37,8 @@ pub(super) enum ErrorCode {
     TooFew,
     /// A list has too many items, or a forest would be too large.
     TooMany,
+    /// The training, or the precomputation of the model's scores, would take too long.
+    TooCostly,
     /// The body is too large.
     TooLarge,
     /// The content type is not JSON.
@@ -72,6 +74,8 @@ pub(super) struct ApiError {
     code: ErrorCode,
     message: String,
     place: Option<Place>,
+    /// In seconds.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -81,12 +85,19 @@ impl ApiError {
             code,
             message: message.into(),
             place: None,
+            retry_after: None,
         }
     }
 
     /// Names the place in the body that is at fault.
     pub(super) fn at(mut self, place: impl Into<Place>) -> Self {
         self.place = Some(place.into());
+        self
+    }
+
+    /// Says when to try again, in whole seconds, at least one.
+    fn retry_after(mut self, time: Duration) -> Self {
+        self.retry_after = Some(time.as_millis().div_ceil(1000).clamp(1, u64::MAX.into()) as u64);
         self
     }
 
@@ -210,12 +221,13 @@ impl From<ChangeError> for ApiError {
                     format!("the store failed, and what is served is as it was: {error}"),
                 );
             }
-            ChangeError::Busy => {
+            ChangeError::Busy { retry_after } => {
                 return Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     ErrorCode::Busy,
                     "too many retrains wait already; try again later",
-                );
+                )
+                .retry_after(retry_after);
             }
             ChangeError::NoModel(_) => (StatusCode::NOT_FOUND, ErrorCode::NoModel),
             ChangeError::NoVersion { .. } => (StatusCode::NOT_FOUND, ErrorCode::NoVersion),
@@ -256,7 +268,12 @@ impl IntoResponse for ApiError {
         let mut body = serde_json::to_vec(&body).unwrap_or_default();
         body.push(b'\n');
         let json = (header::CONTENT_TYPE, "application/json");
-        (self.status, [json], body).into_response()
+        let mut response = (self.status, [json], body).into_response();
+        if let Some(seconds) = self.retry_after {
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }
 

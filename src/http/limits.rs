@@ -5,7 +5,7 @@ use std::time::Duration;
 use linfa::ParamGuard;
 
 use super::error::{ApiError, ErrorCode};
-use crate::forest::IsolationForestParams;
+use crate::forest::{IsolationForestParams, IsolationForestValidParams, MAX_TABLE_ADDITIONS};
 use crate::store::ModelSettings;
 
 /// Largest body of a retrain, in bytes: three million readings with all their digits.
@@ -34,7 +34,8 @@ pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes drained from a rejected body.
 pub(super) const MAX_DRAINED: usize = 64 * 1024 * 1024;
 
-/// Most readings in one request. With one feature they take a few milliseconds.
+/// Most readings in one request. With one feature they take a few milliseconds, unless the model has
+/// more trees than a request can ask for.
 pub(super) const MAX_VALUES: usize = 10_000;
 
 /// Most tree walks made on a serving thread, some milliseconds. Larger batches run on the blocking
@@ -50,52 +51,90 @@ pub(super) const MAX_FEATURE_NAME: usize = 128;
 /// Deepest nesting of `samples`: numpy's arrays have no more dimensions.
 pub(super) const MAX_NESTING: usize = 64;
 
+/// Longest training that a request may ask for, in nanoseconds of one processor core; others wait
+/// for it meanwhile. At default settings no body needs more: the costliest, 11 million readings of
+/// two features in [`MAX_RETRAIN_BODY`] bytes, takes 7 seconds.
+const MAX_TRAINING_NANOS: u64 = 10_000_000_000;
+
+/// Time to parse a byte of a retrain, in nanoseconds.
+pub(super) const PARSE_NANOS_PER_BYTE: u64 = 20;
+
 /// Most readings that the trees of a model are grown from, all trees together, where a request
 /// chooses their number: such a model takes up to 100 MB.
 const MAX_TREE_SAMPLES: usize = 1_000_000;
 
-/// Most tree walks for the threshold of a model of several features, one for each reading and tree,
-/// where a request chooses the number of trees. They take some seconds, and the retrains of all
-/// other models wait for them.
-const MAX_THRESHOLD_WALKS: usize = 2_000_000_000;
-
 /// Trees over several features are padded to at least this many nodes.
 const MIN_PADDED_NODES: usize = 256;
 
-/// Refuses a forest whose size a request may not choose. The operator's own settings are not
-/// bounded.
-pub(super) fn check_forest_size(
+/// Returns the estimated cost of a training in nanoseconds of one processor core, or refuses it.
+///
+/// The operator may choose any settings, and a request with the operator's own settings may be as
+/// costly as they make it. So a training is refused if it is beyond the bounds, and also beyond what
+/// a model of one feature would cost with the operator's settings and as many readings: that is
+/// `/retrain`, which is never refused unless a request changed the settings of `default`. A request
+/// that asks for more trees, more readings per tree or more features than that cannot multiply the
+/// operator's choice beyond the bounds.
+pub(super) fn check_cost(
     settings: &ModelSettings,
     server: &IsolationForestParams,
     (samples, features): (usize, usize),
-) -> Result<(), ApiError> {
-    if settings.n_estimators.is_none() && settings.max_samples.is_none() {
-        return Ok(());
-    }
+) -> Result<u64, ApiError> {
     let params = settings.params(server);
     let params = params.check_ref().map_err(ApiError::from)?;
+    let server = server.check_ref().map_err(ApiError::from)?;
+
+    let trees = params.n_estimators();
+    let rows_per_tree = padded_rows_per_tree(params, samples, features);
+    let server_rows_per_tree = padded_rows_per_tree(server, samples, features);
+    let max_tree_samples = server
+        .n_estimators()
+        .saturating_mul(server_rows_per_tree)
+        .max(MAX_TREE_SAMPLES);
+    if trees.saturating_mul(rows_per_tree) > max_tree_samples {
+        let message = format!(
+            "n_estimators times the readings per tree, which max_samples sets, must be at most \
+             {max_tree_samples}, got {trees} times {rows_per_tree}"
+        );
+        return Err(ApiError::unprocessable(ErrorCode::TooMany, message));
+    }
+
+    let cost = params.training_cost(samples, features);
+    let server_cost = server.training_cost(samples, 1);
+    if cost.table_additions > server_cost.table_additions.max(MAX_TABLE_ADDITIONS) {
+        let message = format!(
+            "n_estimators squared times the readings per tree, which max_samples sets, must be at \
+             most {MAX_TABLE_ADDITIONS}, got {trees} squared times {rows_per_tree}"
+        );
+        return Err(ApiError::unprocessable(ErrorCode::TooCostly, message));
+    }
+    let total = cost.total();
+    let max_total = server_cost.total().max(MAX_TRAINING_NANOS);
+    if total > max_total {
+        let message = format!(
+            "this training may take {} seconds of a processor core, and would take {}; it would \
+             take less with fewer trees (n_estimators, {trees}), fewer readings per tree \
+             (max_samples, {rows_per_tree}) or fewer samples ({samples})",
+            max_total / 1_000_000_000,
+            total / 1_000_000_000,
+        );
+        return Err(ApiError::unprocessable(ErrorCode::TooCostly, message));
+    }
+    Ok(total)
+}
+
+/// The readings that each tree is grown from, or the nodes that it is padded to if they are more.
+fn padded_rows_per_tree(
+    params: &IsolationForestValidParams,
+    samples: usize,
+    features: usize,
+) -> usize {
     // A fraction that draws no row is refused by the fit.
     let rows_per_tree = u32::try_from(samples)
         .ok()
         .and_then(|samples| params.rows_per_tree(samples).ok())
         .unwrap_or(0) as usize;
-    let rows_per_tree = match features {
+    match features {
         1 => rows_per_tree,
         _ => rows_per_tree.max(MIN_PADDED_NODES),
-    };
-    let trees = params.n_estimators();
-    let too_many = |message| Err(ApiError::unprocessable(ErrorCode::TooMany, message));
-    if trees.saturating_mul(rows_per_tree) > MAX_TREE_SAMPLES {
-        return too_many(format!(
-            "n_estimators times the readings per tree, which max_samples sets, must be at most \
-             {MAX_TREE_SAMPLES}, got {trees} times {rows_per_tree}"
-        ));
     }
-    if features > 1 && trees.saturating_mul(samples) > MAX_THRESHOLD_WALKS {
-        return too_many(format!(
-            "n_estimators times samples must be at most {MAX_THRESHOLD_WALKS}, got {trees} times \
-             {samples}"
-        ));
-    }
-    Ok(())
 }

@@ -26,7 +26,7 @@ pub(super) async fn predict_default(
         return predict_with(model, &body).await;
     }
     let request = wire::parse_values(&body)?;
-    respond(request, |&value| model.detector.predict(value))
+    respond_values(model, request).await
 }
 
 pub(super) async fn predict_named(
@@ -42,20 +42,37 @@ async fn predict_with(model: Arc<ServedModel>, body: &[u8]) -> Result<Response, 
     let detector = &model.detector;
     let features = detector.forest().n_features();
     match wire::parse_rows(body, features, &model.feature_names)? {
-        request if features == 1 => {
-            respond(request.map(|row| row[0]), |&value| detector.predict(value))
-        }
+        request if features == 1 => respond_values(model, request.map(|row| row[0])).await,
         request @ PredictRequest::One(_) => respond(request, |row| detector.predict_row(row)),
         PredictRequest::Many(rows) => {
-            let walks = rows.len() * detector.forest().hyperparams().n_estimators();
-            if walks <= MAX_INLINE_WALKS {
+            if rows.len() * detector.forest().walks_per_row() <= MAX_INLINE_WALKS {
                 return predict_rows(detector, &rows);
             }
-            tokio::task::spawn_blocking(move || predict_rows(&model.detector, &rows))
-                .await
-                .map_err(|error| ApiError::internal(&error.to_string()))?
+            run_blocking(move || predict_rows(&model.detector, &rows)).await
         }
     }
+}
+
+/// Predicts with a model of one feature.
+async fn respond_values(
+    model: Arc<ServedModel>,
+    request: PredictRequest<f64>,
+) -> Result<Response, ApiError> {
+    let walks_per_row = model.detector.forest().walks_per_row();
+    match &request {
+        PredictRequest::Many(values) if values.len() * walks_per_row > MAX_INLINE_WALKS => {
+            run_blocking(move || respond(request, |&value| model.detector.predict(value))).await
+        }
+        _ => respond(request, |&value| model.detector.predict(value)),
+    }
+}
+
+async fn run_blocking(
+    predict: impl FnOnce() -> Result<Response, ApiError> + Send + 'static,
+) -> Result<Response, ApiError> {
+    tokio::task::spawn_blocking(predict)
+        .await
+        .map_err(|error| ApiError::internal(&error.to_string()))?
 }
 
 fn predict_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiError> {

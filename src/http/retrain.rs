@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::{JSON, Json, JsonBody};
 use super::error::ApiError;
-use super::limits::{MAX_RETRAIN_BODY, check_forest_size};
+use super::limits::{MAX_RETRAIN_BODY, check_cost};
 use super::models::Name;
 use super::state::AppState;
 use super::wire::{self, ModelChanged};
@@ -24,6 +24,15 @@ pub(super) async fn retrain_default(
     let name = ModelName::default_model();
     let server = app.registry.config().params.clone();
     let size = body.len();
+    let estimate = {
+        let (body, server) = (body.clone(), server.clone());
+        move |model: Option<&ServedModel>| match model {
+            Some(model) if model.detector.forest().n_features() > 1 => {
+                wire::estimate_retrain(&body, Some(model), &server)
+            }
+            model => wire::estimate_flask_retrain(&body, model, &server),
+        }
+    };
     let parse = move |model: Option<&ServedModel>| match model {
         Some(model) if model.detector.forest().n_features() > 1 => {
             wire::parse_retrain(&body, Some(model), &server)
@@ -34,11 +43,11 @@ pub(super) async fn retrain_default(
                 feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
                 settings: model.map_or_else(Default::default, |model| model.settings.clone()),
             };
-            check_forest_size(&training.settings, &server, training.samples.dim())?;
+            check_cost(&training.settings, &server, training.samples.dim())?;
             Ok(training)
         }
     };
-    let model = app.registry.retrain(&name, size, parse).await?;
+    let model = app.registry.retrain(&name, size, estimate, parse).await?;
     let samples_used = model.detector.forest().n_samples();
     Ok(([JSON], wire::retrained(samples_used)).into_response())
 }
@@ -50,8 +59,12 @@ pub(super) async fn retrain_named(
 ) -> Result<Json<ModelChanged>, ApiError> {
     let server = app.registry.config().params.clone();
     let size = body.len();
+    let estimate = {
+        let (body, server) = (body.clone(), server.clone());
+        move |model: Option<&ServedModel>| wire::estimate_retrain(&body, model, &server)
+    };
     let parse = move |model: Option<&ServedModel>| wire::parse_retrain(&body, model, &server);
-    let model = app.registry.retrain(&name, size, parse).await?;
+    let model = app.registry.retrain(&name, size, estimate, parse).await?;
     let message = "Model retrained successfully";
     Ok(Json(ModelChanged::new(message, &name, &model)))
 }

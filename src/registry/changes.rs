@@ -5,7 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use linfa::ParamGuard;
+
+use super::backlog::BacklogShare;
 use super::error::ChangeError;
+use super::limits::MAX_INLINE_SCAN;
 use super::models::ServedModel;
 use super::save::{encode, store_next};
 use super::shared::Shared;
@@ -31,9 +35,30 @@ impl fmt::Display for ChangeKind {
 }
 
 impl Shared {
+    /// Admits a training whose request holds `size` bytes, by its estimated cost.
+    pub(super) async fn admit<E: From<ChangeError> + Send + 'static>(
+        &self,
+        name: &ModelName,
+        size: usize,
+        estimate: impl FnOnce(Option<&ServedModel>) -> Result<u64, E> + Send + 'static,
+    ) -> Result<BacklogShare, E> {
+        let current = self.models.get(name);
+        let estimate = move || estimate(current.as_deref());
+        let nanos = if size <= MAX_INLINE_SCAN {
+            estimate()?
+        } else {
+            tokio::task::spawn_blocking(estimate)
+                .await
+                .map_err(|_| ChangeError::Interrupted)??
+        };
+        let admitted = self.backlog.admit(name, nanos);
+        Ok(admitted.map_err(|retry_after| ChangeError::Busy { retry_after })?)
+    }
+
     pub(super) async fn retrain<E: From<ChangeError> + Send + 'static>(
         &self,
         name: &ModelName,
+        mut share: BacklogShare,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
         self.refresh_if_shared(name).await?;
@@ -42,8 +67,14 @@ impl Shared {
         let model = name.clone();
         let job = move || {
             let request = read(current.as_deref())?;
+            if let Ok(params) = request.settings.params(&config.params).check() {
+                let (rows, features) = request.samples.dim();
+                share.correct(params.training_cost(rows, features).total());
+            }
             let record = fit(&model, request, &config)?;
             let bytes = encode(&record)?;
+            // The work is done; storing may take long and costs nobody else time.
+            drop(share);
             Ok::<_, E>((record, bytes))
         };
         let (record, bytes) = self.worker.run(job).await??;

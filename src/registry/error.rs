@@ -1,6 +1,7 @@
 //! The errors of a registry.
 
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -35,7 +36,10 @@ pub enum ChangeError {
     Refused(#[from] DetectorError),
     /// Too many changes are waiting.
     #[error("too many changes are waiting already")]
-    Busy,
+    Busy {
+        /// The time that the trainings that now wait take.
+        retry_after: Duration,
+    },
     /// The change panicked, or the server is shutting down.
     #[error("the change was interrupted")]
     Interrupted,

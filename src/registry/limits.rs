@@ -5,6 +5,18 @@ use std::time::Duration;
 /// How many changes of one model may wait behind the one that runs.
 pub(super) const MAX_WAITING_CHANGES: usize = 16;
 
+/// How much estimated work of trainings may wait or run, in time of one processor core. A training
+/// whose name has no other is done within this time, which is about as long as clients wait for an
+/// answer.
+pub(super) const MAX_BACKLOG: Duration = Duration::from_secs(60);
+
+/// How much of that one model may take, so that there is room for others.
+pub(super) const MAX_BACKLOG_PER_MODEL: Duration = Duration::from_secs(30);
+
+/// Bodies up to this size, in bytes, are scanned on the thread of all changes, which takes less than
+/// a millisecond; larger ones on the blocking pool.
+pub(super) const MAX_INLINE_SCAN: usize = 256 * 1024;
+
 /// How many KiB the requests of retrains may hold until they are parsed, over all models.
 pub(super) const MAX_WAITING_KIB: usize = 256 * 1024;
 

@@ -6,6 +6,7 @@
 //! * `limits`: limits on concurrent work
 //! * `models`: the served models, behind `RwLock`s
 //! * `model_queue`: a queue of changes for each model
+//! * `backlog`: the work of the trainings that wait, and its bounds
 //! * `training_worker`: the thread that fits
 //! * `runtime_thread`: the thread that runs changes and the sync loop
 //! * `training`: fitting a model
@@ -19,6 +20,7 @@
 //! Changes run on a thread of their own: a change completes even if its caller is gone, and while a
 //! store is slow, predictions and changes of other models go on.
 
+mod backlog;
 mod changes;
 mod config;
 mod error;
@@ -35,6 +37,7 @@ mod training;
 mod training_worker;
 
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,27 +121,39 @@ impl Registry {
 
     /// Trains a model, stores it, serves it and returns it. Creates the model if it does not exist.
     ///
-    /// `read` runs in the model's turn, on the thread that fits, with the current model; until then
-    /// it holds about `size` bytes. The retrain completes even if the caller is gone by then.
+    /// `estimate` runs at once, with the model as of now, and returns the cost of the training in
+    /// nanoseconds of one core. `read` runs in the model's turn, on the thread that fits, with the
+    /// model as of then; until then it holds about `size` bytes. The retrain completes even if the
+    /// caller is gone by then.
     ///
     /// # Errors
     ///
-    /// The error of `read`, or a [`ChangeError`]. The model is then unchanged.
+    /// The error of `estimate` or `read`, or a [`ChangeError`]. The model is then unchanged.
     pub async fn retrain<E: From<ChangeError> + fmt::Display + Send + 'static>(
         &self,
         name: &ModelName,
         size: usize,
+        estimate: impl FnOnce(Option<&ServedModel>) -> Result<u64, E> + Send + 'static,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
         let kib = size.div_ceil(1024).min(MAX_WAITING_KIB) as u32;
         let permit = Arc::clone(&self.shared.waiting_kib)
             .try_acquire_many_owned(kib)
-            .map_err(|_| ChangeError::Busy)?;
-        self.change(name, ChangeKind::Retrain, |shared, name| async move {
-            let result = shared.retrain(&name, read).await;
-            drop(permit);
-            result
-        })
+            .map_err(|_| self.shared.busy())?;
+        let admission = {
+            let (shared, name) = (Arc::clone(&self.shared), name.clone());
+            async move { shared.admit(&name, size, estimate).await }
+        };
+        self.change(
+            name,
+            ChangeKind::Retrain,
+            admission,
+            move |shared, name, share| async move {
+                let result = shared.retrain(&name, share, read).await;
+                drop(permit);
+                result
+            },
+        )
         .await
     }
 
@@ -153,9 +168,12 @@ impl Registry {
         name: &ModelName,
         version: Option<u64>,
     ) -> Result<Arc<ServedModel>, ChangeError> {
-        self.change(name, ChangeKind::Rollback, move |shared, name| async move {
-            shared.rollback(&name, version).await
-        })
+        self.change(
+            name,
+            ChangeKind::Rollback,
+            ready(Ok(())),
+            move |shared, name, ()| async move { shared.rollback(&name, version).await },
+        )
         .await
     }
 
@@ -165,9 +183,12 @@ impl Registry {
     ///
     /// [`ChangeError`]. The model is then still served.
     pub async fn delete(&self, name: &ModelName) -> Result<(), ChangeError> {
-        self.change(name, ChangeKind::Deletion, |shared, name| async move {
-            shared.delete(&name).await
-        })
+        self.change(
+            name,
+            ChangeKind::Deletion,
+            ready(Ok(())),
+            |shared, name, ()| async move { shared.delete(&name).await },
+        )
         .await
     }
 
@@ -192,14 +213,18 @@ impl Registry {
         self.shared.queues.wait_until_empty(timeout);
     }
 
-    /// Queues a change, and runs it on the runtime's thread in the model's turn.
-    async fn change<T, E, F>(
+    /// Queues a change, and runs it on the runtime's thread in the model's turn, with the result of
+    /// `admission`. The admission runs at once, beside the wait for the turn: it may end that wait,
+    /// and does not change the order of the turns.
+    async fn change<A, T, E, F>(
         &self,
         name: &ModelName,
         kind: ChangeKind,
-        change: impl FnOnce(Arc<Shared>, ModelName) -> F,
+        admission: impl Future<Output = Result<A, E>> + Send + 'static,
+        change: impl FnOnce(Arc<Shared>, ModelName, A) -> F + Send + 'static,
     ) -> Result<T, E>
     where
+        A: Send + 'static,
         T: Send + 'static,
         E: From<ChangeError> + fmt::Display + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -208,13 +233,19 @@ impl Registry {
             .shared
             .queues
             .enter(name, MAX_WAITING_CHANGES)
-            .ok_or(ChangeError::Busy)?;
+            .ok_or_else(|| self.shared.busy())?;
         let (sender, receiver) = oneshot::channel();
         let (shared, name) = (Arc::clone(&self.shared), name.clone());
-        let change = change(Arc::clone(&shared), name.clone());
         self.runtime.spawn(async move {
-            let _turn = ticket.acquire().await;
-            let result = change.await;
+            let turn = async { Ok(ticket.acquire().await) };
+            // The turn is polled first, which joins the queue.
+            let (_turn, result) = match tokio::try_join!(biased; turn, admission) {
+                Ok((turn, admitted)) => {
+                    let change = change(Arc::clone(&shared), name.clone(), admitted);
+                    (Some(turn), change.await)
+                }
+                Err(error) => (None, Err(error)),
+            };
             let is_changed = result.is_ok();
             if let Err(error) = &result {
                 // A field is escaped, so text from a client cannot forge a log line.

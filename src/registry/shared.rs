@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
+use super::backlog::Backlog;
 use super::config::RegistryConfig;
+use super::error::ChangeError;
 use super::limits::MAX_WAITING_KIB;
 use super::model_queue::ModelQueues;
 use super::models::Models;
@@ -20,6 +22,7 @@ pub(super) struct Shared {
     pub(super) config: RegistryConfig,
     pub(super) queues: Arc<ModelQueues>,
     pub(super) worker: TrainingWorker,
+    pub(super) backlog: Arc<Backlog>,
     /// A permit for each KiB of [`MAX_WAITING_KIB`].
     pub(super) waiting_kib: Arc<Semaphore>,
     /// The newest version of each model where this program does not support its format, so that a
@@ -42,10 +45,18 @@ impl Shared {
             config,
             queues: Arc::default(),
             worker,
+            backlog: Arc::default(),
             waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
             unsupported_versions: Mutex::default(),
             // A server that was killed may have stored a version without announcing it.
             needs_announcement: AtomicBool::new(true),
+        }
+    }
+
+    /// The error for a change that cannot wait. Its time to retry is that of all waiting trainings.
+    pub(super) fn busy(&self) -> ChangeError {
+        ChangeError::Busy {
+            retry_after: self.backlog.work(),
         }
     }
 

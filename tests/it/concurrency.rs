@@ -49,7 +49,9 @@ fn training(samples: Array2<f64>) -> TrainingRequest {
 
 async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<ServedModel>, ChangeError> {
     let name = ModelName::default_model();
-    registry.retrain(&name, 0, |_| Ok(training(data))).await
+    registry
+        .retrain(&name, 0, |_| Ok(0), |_| Ok(training(data)))
+        .await
 }
 
 // Measured on server.py: 63 % of predictions fail while it retrains, because it replaces scaler
@@ -202,10 +204,15 @@ async fn a_full_queue_refuses_retrains_and_survives_a_panic() {
     let before = registry.default_model();
     let (unblock, blocked) = std::sync::mpsc::channel::<()>();
     let name = ModelName::default_model();
-    let blocking = registry.retrain::<ChangeError>(&name, 0, move |_| {
-        let _ = blocked.recv();
-        panic!("on purpose");
-    });
+    let blocking = registry.retrain::<ChangeError>(
+        &name,
+        0,
+        |_| Ok(0),
+        move |_| {
+            let _ = blocked.recv();
+            panic!("on purpose");
+        },
+    );
     let mut blocking = std::pin::pin!(blocking);
     let soon = Duration::from_millis(50);
     assert!(tokio::time::timeout(soon, blocking.as_mut()).await.is_err());
@@ -216,7 +223,7 @@ async fn a_full_queue_refuses_retrains_and_survives_a_panic() {
     for retrain in &mut waiting {
         let soon = Duration::from_micros(1);
         if let Ok(answer) = tokio::time::timeout(soon, retrain).await {
-            assert!(matches!(answer, Err(ChangeError::Busy)));
+            assert!(matches!(answer, Err(ChangeError::Busy { .. })));
             refused += 1;
         }
     }
@@ -235,17 +242,27 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
     let registry = registry();
     let train = async |model: &str| {
         let (model, data) = (name(model), readings(1, 300, 1));
-        let trained = registry.retrain(&model, 0, |_| Ok::<_, ChangeError>(training(data)));
+        let trained = registry.retrain(
+            &model,
+            0,
+            |_| Ok(0),
+            |_| Ok::<_, ChangeError>(training(data)),
+        );
         trained.await.expect("it trains")
     };
     train("a").await;
     let before = train("b").await;
     let (unblock, blocked) = std::sync::mpsc::channel::<()>();
     let model = name("a");
-    let blocking = registry.retrain::<ChangeError>(&model, 0, move |_| {
-        let _ = blocked.recv();
-        Ok(training(readings(2, 300, 1)))
-    });
+    let blocking = registry.retrain::<ChangeError>(
+        &model,
+        0,
+        |_| Ok(0),
+        move |_| {
+            let _ = blocked.recv();
+            Ok(training(readings(2, 300, 1)))
+        },
+    );
     let mut blocking = std::pin::pin!(blocking);
     let soon = Duration::from_millis(50);
     assert!(tokio::time::timeout(soon, blocking.as_mut()).await.is_err());
@@ -284,7 +301,12 @@ async fn models_are_stored_in_parallel() {
         let (registry, model) = (&registry, name(&format!("m{i}")));
         async move {
             let data = readings(i.into(), 50, 1);
-            let retrain = registry.retrain(&model, 0, |_| Ok::<_, ChangeError>(training(data)));
+            let retrain = registry.retrain(
+                &model,
+                0,
+                |_| Ok(0),
+                |_| Ok::<_, ChangeError>(training(data)),
+            );
             retrain.await.expect("it trains")
         }
     });

@@ -199,6 +199,10 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
             r#"{"samples": [], "contamination": 1}"#,
         ),
         ("/models/named/retrain", r#"{"samples": []}"#),
+        (
+            "/models/costly/retrain",
+            r#"{"samples": [1,2,3,4,5,6,7,8,9,10], "n_estimators": 100000}"#,
+        ),
         ("/nowhere", "{}"),
         ("/models/none/predict", r#"{"value": 1}"#),
         ("/models/a%20b/predict", r#"{"value": 1}"#),

@@ -2,6 +2,7 @@
 //! `cargo test --test it durability::`.
 //!
 //! * `forest`, `detector`, `store`, `stored_format`, `concurrency`: the library
+//! * `cost`: bounds on the work that requests ask for
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
 //! * `program`, `durability`, `cluster`, `untrusted_store`: the real binary
 //! * `examples`, `docs`: what the documents and the examples show
@@ -9,6 +10,7 @@
 
 mod cluster;
 mod concurrency;
+mod cost;
 mod detector;
 mod docs;
 mod durability;

@@ -17,5 +17,7 @@ pub(super) use response::{
     ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Reading,
     prediction, predictions, retrained,
 };
-pub(super) use retrain_request::{parse_flask_retrain, parse_retrain};
+pub(super) use retrain_request::{
+    estimate_flask_retrain, estimate_retrain, parse_flask_retrain, parse_retrain,
+};
 pub(super) use rollback_request::parse_rollback;

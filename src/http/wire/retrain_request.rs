@@ -7,12 +7,12 @@ use ndarray::Array2;
 use serde_json::value::RawValue;
 
 use super::json::{self, NumberError};
-use super::samples::{parse_flat_samples, parse_samples};
+use super::samples::{SampleCount, count_samples, parse_flat_samples, parse_samples};
 use crate::detector::OutOfRange;
 use crate::excerpt::excerpt;
 use crate::forest::{IsolationForestParams, MaxSamples};
 use crate::http::error::{ApiError, ErrorCode};
-use crate::http::limits::{MAX_FEATURE_NAME, MAX_FEATURES, check_forest_size};
+use crate::http::limits::{MAX_FEATURE_NAME, MAX_FEATURES, PARSE_NANOS_PER_BYTE, check_cost};
 use crate::http::place::Place;
 use crate::registry::{ServedModel, TrainingRequest};
 use crate::store::ModelSettings;
@@ -74,15 +74,91 @@ pub(in crate::http) fn parse_retrain(
 ) -> Result<TrainingRequest, ApiError> {
     let text = json::decode(body)?;
     let [samples, feature_names, given @ ..] = json::only_fields(&text, FIELDS, EXAMPLE)?;
-    let given: [Option<&RawValue>; SETTINGS.len()] = given;
-    let mut settings = model.map_or_else(ModelSettings::default, |model| model.settings.clone());
+    let settings = parse_settings(given, model)?;
+    settings.params(server).check_ref()?;
+    let (names, features) = parse_features(feature_names, model)?;
+    let raw = samples.ok_or_else(|| json::missing("samples", EXAMPLE))?;
+    let samples = parse_samples(raw, features, &names)?;
+    check_cost(&settings, server, samples.dim())?;
+    Ok(TrainingRequest {
+        samples,
+        feature_names: names,
+        settings,
+    })
+}
+
+/// Estimates the cost of a retrain, parsing included, from the body's fields and the number of its
+/// commas; or refuses the training because of its cost. A body with another error costs only the
+/// parsing: that will find it.
+pub(in crate::http) fn estimate_retrain(
+    body: &[u8],
+    model: Option<&ServedModel>,
+    server: &IsolationForestParams,
+) -> Result<u64, ApiError> {
+    let training = || {
+        let text = json::decode(body).ok()?;
+        let [samples, feature_names, given @ ..] = json::fields(&text, FIELDS, EXAMPLE).ok()?;
+        let (_, features) = parse_features(feature_names, model).ok()?;
+        let settings = parse_settings(given, model).ok()?;
+        let SampleCount { rows, numbers } = count_samples(samples?);
+        let features = features.unwrap_or(numbers.div_ceil(rows));
+        // Rows that are too short are refused once they are parsed, at the cost of that alone.
+        Some((settings, (rows.min(numbers / features), features)))
+    };
+    check_estimate(body, server, training())
+}
+
+/// As [`estimate_retrain`], for server.py's /retrain.
+pub(in crate::http) fn estimate_flask_retrain(
+    body: &[u8],
+    model: Option<&ServedModel>,
+    server: &IsolationForestParams,
+) -> Result<u64, ApiError> {
+    let training = || {
+        let text = json::decode(body).ok()?;
+        let [samples] = json::fields(&text, ["samples"], EXAMPLE).ok()?;
+        Some((model_settings(model), (count_samples(samples?).numbers, 1)))
+    };
+    check_estimate(body, server, training())
+}
+
+fn check_estimate(
+    body: &[u8],
+    server: &IsolationForestParams,
+    training: Option<(ModelSettings, (usize, usize))>,
+) -> Result<u64, ApiError> {
+    let parsing = (body.len() as u64).saturating_mul(PARSE_NANOS_PER_BYTE);
+    match training {
+        Some((settings, shape)) if settings.params(server).check_ref().is_ok() => {
+            Ok(parsing.saturating_add(check_cost(&settings, server, shape)?))
+        }
+        _ => Ok(parsing),
+    }
+}
+
+fn model_settings(model: Option<&ServedModel>) -> ModelSettings {
+    model.map_or_else(ModelSettings::default, |model| model.settings.clone())
+}
+
+/// The model's settings with those that are given.
+fn parse_settings(
+    given: [Option<&RawValue>; SETTINGS.len()],
+    model: Option<&ServedModel>,
+) -> Result<ModelSettings, ApiError> {
+    let mut settings = model_settings(model);
     for ((field, parse), raw) in SETTINGS.iter().zip(given) {
         if let Some(raw) = raw {
             parse(&mut settings, field, raw)?;
         }
     }
-    settings.params(server).check_ref()?;
+    Ok(settings)
+}
 
+/// The names of the features, and their number where it is known.
+fn parse_features(
+    feature_names: Option<&RawValue>,
+    model: Option<&ServedModel>,
+) -> Result<(Vec<String>, Option<usize>), ApiError> {
     let names = match feature_names {
         Some(raw) => parse_feature_names(raw)?,
         None => model.map_or_else(Vec::new, |model| model.feature_names.clone()),
@@ -93,14 +169,7 @@ pub(in crate::http) fn parse_retrain(
     } else {
         model.map(|model| model.detector.forest().n_features())
     };
-    let raw = samples.ok_or_else(|| json::missing("samples", EXAMPLE))?;
-    let samples = parse_samples(raw, features, &names)?;
-    check_forest_size(&settings, server, samples.dim())?;
-    Ok(TrainingRequest {
-        samples,
-        feature_names: names,
-        settings,
-    })
+    Ok((names, features))
 }
 
 /// Parses the body of server.py's /retrain, `{"samples": …}`, into one row per number.

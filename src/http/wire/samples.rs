@@ -12,6 +12,39 @@ use crate::http::error::{ApiError, ErrorCode};
 use crate::http::limits::{MAX_FEATURES, MAX_NESTING};
 use crate::http::place::Place;
 
+/// How many readings a body holds, counted without parsing them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SampleCount {
+    /// Items of the outer array; at least 1.
+    pub(super) rows: usize,
+    /// Numbers at all depths; at least 1.
+    pub(super) numbers: usize,
+}
+
+/// Counts the readings by their commas: arrays of even shape have one fewer than numbers.
+pub(super) fn count_samples(raw: &RawValue) -> SampleCount {
+    let json = raw.get().as_bytes();
+    let (mut at, mut depth) = (0, 0);
+    let (mut outer_commas, mut commas) = (0, 0);
+    while let Some(&byte) = json.get(at) {
+        match byte {
+            b'"' => at += string_length(&json[at..]) - 1,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            b',' => {
+                commas += 1;
+                outer_commas += usize::from(depth == 1);
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    SampleCount {
+        rows: outer_commas + 1,
+        numbers: commas + 1,
+    }
+}
+
 /// Parses one row per reading. The first reading sets the number of features where it is not known.
 pub(super) fn parse_samples(
     raw: &RawValue,
@@ -232,5 +265,51 @@ fn nested_length(json: &[u8]) -> usize {
         if depth == 0 {
             return at;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn readings_are_counted_by_their_commas() {
+        for (json, rows, numbers) in [
+            ("[]", 1, 1),
+            ("5", 1, 1),
+            ("[1, 2, 3]", 3, 3),
+            ("[[1,2],[3,4],[5,6]]", 3, 6),
+            ("[[[1],[2]],[[3],[4]]]", 2, 4),
+            (r#"["1,5","a\",b[","\\"]"#, 3, 3),
+            (r#"[{"a":1,"b":[2,3]},{"a":4,"b":[5,6]}]"#, 2, 6),
+        ] {
+            let raw: &RawValue = serde_json::from_str(json).expect("JSON");
+            assert_eq!(count_samples(raw), SampleCount { rows, numbers }, "{json}");
+        }
+    }
+
+    // The text is read once, however deep its arrays are. Reading it again at each depth took 18 s
+    // instead of 4 s for 33 million readings.
+    #[test]
+    fn nested_samples_are_parsed_as_fast_as_flat_ones() {
+        let numbers = vec!["1.25"; 200_000].join(",");
+        let depth = MAX_NESTING - 1;
+        let flat = format!("[{numbers}]");
+        let nested = format!("{}{flat}{}", "[".repeat(depth), "]".repeat(depth));
+        let time = |json: &str| {
+            let raw: &RawValue = serde_json::from_str(json).expect("JSON");
+            let parse = || {
+                let start = Instant::now();
+                let samples = parse_flat_samples(raw);
+                let time = start.elapsed();
+                assert_eq!(samples.expect("good samples").dim(), (200_000, 1));
+                time
+            };
+            (0..7).map(|_| parse()).min().expect("times")
+        };
+        let (flat, nested) = (time(&flat), time(&nested));
+        assert!(nested < 4 * flat, "{nested:?}, not {flat:?}");
     }
 }

@@ -24,8 +24,8 @@ impl App {
         Self::of(registry.expect("it trains"))
     }
 
-    pub(crate) fn of(registry: Registry) -> Self {
-        Self(http::router(Arc::new(registry)))
+    pub(crate) fn of(registry: impl Into<Arc<Registry>>) -> Self {
+        Self(http::router(registry.into()))
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Response {
