@@ -109,7 +109,7 @@ fn synthetic(random_state: Option<u32>) -> Array2<f64> {
 }
 
 fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
-    TcpListener::bind((host, port)).map_err(|error| {
+    server::bind(host, port).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 "; another program listens there: stop it, or choose another port with --port"

@@ -1,8 +1,9 @@
 //! Request bodies: content type, size limits and time-outs; and JSON responses.
 
 use std::error::Error;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequest, Request};
@@ -10,14 +11,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use serde::Serialize;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
+use super::budget::{BodyBudget, ReceivingBody, Reservation};
 use super::error::{ApiError, ErrorCode};
-use super::limits::{
-    BODY_IDLE_TIMEOUT, DRAIN_IDLE_TIMEOUT, DRAIN_TIMEOUT, LARGE_BODY, MAX_DRAINED,
-};
+use super::limits::{BODY_PACE, Pace};
 use super::state::AppState;
 
 pub(super) const JSON: (HeaderName, HeaderValue) = (
@@ -26,46 +26,60 @@ pub(super) const JSON: (HeaderName, HeaderValue) = (
 );
 
 /// A body declared as JSON, not yet parsed, of at most `LIMIT` bytes.
-pub(super) struct JsonBody<const LIMIT: usize>(pub(super) Bytes);
+pub(super) struct JsonBody<const LIMIT: usize>(pub(super) ReceivedBody);
 
 impl<const LIMIT: usize> FromRequest<Arc<AppState>> for JsonBody<LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<AppState>) -> Result<Self, ApiError> {
-        let (head, mut body) = request.into_parts();
-        let rejection = if !is_json(&head.headers) {
-            Some(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)))
-        } else if content_length(&head.headers).is_some_and(|length| length > LIMIT) {
-            Some(ApiError::too_large(LIMIT))
-        } else {
-            None
-        };
-        let Some(error) = rejection else {
-            return read(&mut body, LIMIT, BODY_IDLE_TIMEOUT, &app.large_bodies)
-                .await
-                .map(Self);
-        };
-        // A client that expects 100 Continue has sent nothing yet.
-        if !head.headers.contains_key(header::EXPECT) {
-            drain(&mut body).await;
+        if !is_json(request.headers()) {
+            return Err(ApiError::media_type(
+                request.headers().get(header::CONTENT_TYPE),
+            ));
         }
-        Err(error)
+        read(request.into_body(), LIMIT, &BODY_PACE, &app.bodies)
+            .await
+            .map(Self)
     }
 }
 
 /// A body that may be empty, and then needs no content type.
-pub(super) struct OptionalJsonBody<const LIMIT: usize>(pub(super) Bytes);
+pub(super) struct OptionalJsonBody<const LIMIT: usize>(pub(super) ReceivedBody);
 
 impl<const LIMIT: usize> FromRequest<Arc<AppState>> for OptionalJsonBody<LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Arc<AppState>) -> Result<Self, ApiError> {
-        let (head, mut body) = request.into_parts();
-        let body = read(&mut body, LIMIT, BODY_IDLE_TIMEOUT, &app.large_bodies).await?;
+        let (head, body) = request.into_parts();
+        let body = read(body, LIMIT, &BODY_PACE, &app.bodies).await?;
         if !body.is_empty() && !is_json(&head.headers) {
             return Err(ApiError::media_type(head.headers.get(header::CONTENT_TYPE)));
         }
         Ok(Self(body))
+    }
+}
+
+/// The bytes of a body, and the memory reserved for them, if any.
+pub(super) struct ReceivedBody {
+    bytes: Bytes,
+    reservation: Option<Reservation>,
+}
+
+impl ReceivedBody {
+    /// Reserves memory for a body that has to wait. It is reserved as long as this lives.
+    pub(super) fn reserved(mut self, budget: &BodyBudget) -> Result<Self, ApiError> {
+        if self.reservation.is_none() {
+            self.reservation = Some(budget.reserve(self.bytes.len())?);
+        }
+        Ok(self)
+    }
+}
+
+impl Deref for ReceivedBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -84,29 +98,34 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    let length = headers.get(header::CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
-}
-
-/// Reads a body. Nearly every body arrives in one frame, which is returned without a copy.
+/// Reads a body. Nearly every body arrives in one frame, which is returned without a copy, and
+/// needs no timer and no reservation.
 async fn read(
-    body: &mut Body,
+    mut body: Body,
     limit: usize,
-    idle: Duration,
-    large_bodies: &Semaphore,
-) -> Result<Bytes, ApiError> {
+    pace: &Pace,
+    budget: &BodyBudget,
+) -> Result<ReceivedBody, ApiError> {
+    let limit = limit.min(budget.largest_body());
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(ApiError::too_large(limit));
+    }
+    let longest = announced.map_or(limit, |length| length as usize);
     let mut first = Bytes::new();
-    let mut joined = Vec::new();
-    let mut permit = None;
+    let mut receiving: Option<ReceivingBody> = None;
+    let mut received = 0;
+    let mut clock = None;
     while !body.is_end_stream() {
-        let received = first.len().max(joined.len());
-        // Most frames are there already, and need no timer.
         let frame = match body.frame().now_or_never() {
             Some(frame) => frame,
-            None => timeout(idle, body.frame())
-                .await
-                .map_err(|_| ApiError::timeout(received, idle))?,
+            None => {
+                if receiving.is_none() && received > 0 {
+                    receiving = Some(receive(budget, &mut first, longest)?);
+                }
+                let clock = clock.get_or_insert_with(|| Clock::new(pace, received));
+                clock.frame(&mut body, received, receiving.as_ref()).await?
+            }
         };
         let Some(frame) = frame else {
             break;
@@ -114,52 +133,97 @@ async fn read(
         let Ok(data) = frame.map_err(|error| incomplete(&error))?.into_data() else {
             continue;
         };
-        let received = received + data.len();
+        received += data.len();
         // A chunked body announces no length, so the limit is checked here as well.
-        let accepted = if received > limit {
-            Err(ApiError::too_large(limit))
-        } else if received > LARGE_BODY {
-            reserve(large_bodies, &mut permit, received)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = accepted {
-            drop((first, joined, permit));
-            drain(body).await;
-            return Err(error);
+        if received > limit {
+            return Err(ApiError::too_large(limit));
         }
-        if first.is_empty() {
-            first = data;
-        } else {
-            if joined.is_empty() {
-                joined.extend_from_slice(&first);
+        match &mut receiving {
+            None if first.is_empty() => first = data,
+            None => {
+                let begun = receive(budget, &mut first, longest)?;
+                begun.append(&data, longest)?;
+                receiving = Some(begun);
             }
-            joined.extend_from_slice(&data);
+            Some(receiving) => receiving.append(&data, longest)?,
         }
     }
-    Ok(if joined.is_empty() {
-        first
-    } else {
-        joined.into()
-    })
+    let (bytes, reservation) = match receiving {
+        None => (first, None),
+        Some(receiving) => {
+            let (bytes, reservation) = receiving.finish()?;
+            (bytes.into(), Some(reservation))
+        }
+    };
+    Ok(ReceivedBody { bytes, reservation })
 }
 
-/// Reserves memory for a large body of which `received` bytes have arrived.
-fn reserve<'a>(
-    large_bodies: &'a Semaphore,
-    permit: &mut Option<SemaphorePermit<'a>>,
-    received: usize,
-) -> Result<(), ApiError> {
-    let held = permit.as_ref().map_or(0, SemaphorePermit::num_permits);
-    let missing = received.div_ceil(1024).saturating_sub(held);
-    let more = large_bodies
-        .try_acquire_many(u32::try_from(missing).unwrap_or(u32::MAX))
-        .map_err(|_| ApiError::too_many_large_bodies())?;
-    match permit {
-        Some(permit) => permit.merge(more),
-        None => *permit = Some(more),
+/// Begins to receive a body of which the first frame is there.
+fn receive(
+    budget: &BodyBudget,
+    first: &mut Bytes,
+    longest: usize,
+) -> Result<ReceivingBody, ApiError> {
+    let receiving = budget.receive()?;
+    receiving.append(&std::mem::take(first), longest)?;
+    Ok(receiving)
+}
+
+/// Watches over the pace of a body.
+struct Clock<'a> {
+    pace: &'a Pace,
+    window_started: Instant,
+    /// How much had arrived by then.
+    window_received: usize,
+}
+
+impl<'a> Clock<'a> {
+    fn new(pace: &'a Pace, received: usize) -> Self {
+        Self {
+            pace,
+            window_started: Instant::now(),
+            window_received: received,
+        }
     }
-    Ok(())
+
+    /// Waits for the next frame.
+    async fn frame(
+        &mut self,
+        body: &mut Body,
+        received: usize,
+        receiving: Option<&ReceivingBody>,
+    ) -> Result<Option<Result<Frame<Bytes>, axum::Error>>, ApiError> {
+        let Pace { idle, window, rate } = *self.pace;
+        let idle_end = Instant::now() + idle;
+        loop {
+            let window_end = self.window_started + window;
+            let waited = timeout_at(idle_end.min(window_end).into(), async {
+                match receiving {
+                    None => Ok(body.frame().await),
+                    Some(receiving) => tokio::select! {
+                        frame = body.frame() => Ok(frame),
+                        error = receiving.evicted() => Err(error),
+                    },
+                }
+            });
+            if let Ok(frame) = waited.await {
+                return frame;
+            }
+            if window_end <= idle_end {
+                let came = received - self.window_received;
+                if came == 0 {
+                    return Err(ApiError::timeout(received, window));
+                }
+                if (came as f64) < window.as_secs_f64() * rate as f64 {
+                    return Err(ApiError::too_slow(came, window, rate));
+                }
+                self.window_started = window_end;
+                self.window_received = received;
+            } else {
+                return Err(ApiError::timeout(received, idle));
+            }
+        }
+    }
 }
 
 /// Why a body ended too early. The root cause says most.
@@ -170,22 +234,6 @@ fn incomplete(error: &dyn Error) -> ApiError {
     }
     let message = format!("the body broke off: {cause}");
     ApiError::malformed(ErrorCode::IncompleteBody, message)
-}
-
-/// Reads and drops the rest of a rejected body. Many clients send the whole body before they read
-/// the response, and report a broken connection where nobody receives it.
-async fn drain(body: &mut Body) {
-    let drained = async {
-        let mut received = 0;
-        while received <= MAX_DRAINED {
-            match timeout(DRAIN_IDLE_TIMEOUT, body.frame()).await {
-                Ok(Some(Ok(frame))) => received += frame.data_ref().map_or(0, Bytes::len),
-                _ => break,
-            }
-        }
-    };
-    // At the time-out the response goes out all the same.
-    let _ = timeout(DRAIN_TIMEOUT, drained).await;
 }
 
 /// Flask's `request.is_json`: `application/json` or `application/…+json`, with any parameters.
@@ -212,21 +260,48 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{StreamExt, stream};
+    use std::time::Duration;
+
+    use futures_util::{Stream, StreamExt, stream};
 
     use super::*;
+
+    const PACE: Pace = Pace {
+        idle: Duration::from_millis(20),
+        window: Duration::from_millis(100),
+        rate: 1024,
+    };
+
+    type Part = Result<&'static str, std::io::Error>;
+
+    async fn read_all(parts: impl Stream<Item = Part> + Send + 'static) -> Result<(), ApiError> {
+        let body = Body::from_stream(parts);
+        let read = read(body, 1024, &PACE, &BodyBudget::new(1 << 20)).await;
+        read.map(|body| assert_eq!(&*body, b"{\"value\": 2}"))
+    }
 
     // A gateway must get its memory back from clients that vanish in the middle of a body.
     #[tokio::test]
     async fn a_body_that_stops_arriving_times_out() {
-        let parts = stream::iter(["{\"value\"", ": 2"].map(Ok::<_, std::io::Error>));
-        let mut body = Body::from_stream(parts.chain(stream::pending()));
-        let idle = Duration::from_millis(20);
-        let result = read(&mut body, 1024, idle, &Semaphore::new(0)).await;
-        let error = result.expect_err("a time-out");
-        assert_eq!(error, ApiError::timeout(11, idle));
-        let body = error.into_response().into_body().collect().await;
-        let body = body.expect("a whole body").to_bytes();
-        assert!(body.ends_with(b",\"code\":\"timeout\"}\n"), "{body:?}");
+        let parts = stream::iter(["{\"value\"", ": 2"].map(Ok));
+        let result = read_all(parts.chain(stream::pending())).await;
+        assert_eq!(result, Err(ApiError::timeout(11, PACE.idle)));
+        let error = ApiError::timeout(11, PACE.idle).to_json();
+        assert!(error.ends_with(b",\"code\":\"timeout\"}\n"));
+        let result = read_all(stream::pending()).await;
+        assert_eq!(result, Err(ApiError::timeout(0, PACE.idle)));
+    }
+
+    // Nor may a client that sends a byte now and then keep it for hours.
+    #[tokio::test]
+    async fn a_body_that_arrives_too_slowly_times_out() {
+        let parts = stream::iter("{\"value\": 2}      ".as_bytes().chunks(1));
+        let parts = parts.then(|part| async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok(std::str::from_utf8(part).expect("text"))
+        });
+        let error = read_all(parts).await.expect_err("it takes 180 ms");
+        assert!(error.to_string().contains("too slowly"), "{error}");
+        assert!(error.to_string().contains("1024 bytes a second"), "{error}");
     }
 }

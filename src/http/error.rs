@@ -43,8 +43,10 @@ pub(super) enum ErrorCode {
     TooLarge,
     /// The content type is not JSON.
     MediaType,
-    /// The body stopped arriving.
+    /// The request stopped arriving, or came too slowly.
     Timeout,
+    /// The request has no Host header, or more than one.
+    BadHost,
     /// There is no such path.
     NotFound,
     /// The path does not take this method.
@@ -67,9 +69,12 @@ pub(super) enum ErrorCode {
     Internal,
 }
 
+/// When to try again where the server is busy and cannot estimate it. Most such waits end sooner.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// An error response.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     code: ErrorCode,
     message: String,
@@ -139,11 +144,60 @@ impl ApiError {
         )
     }
 
-    pub(super) fn too_many_large_bodies() -> Self {
+    /// The rate is in bytes a second.
+    pub(super) fn too_slow(received: usize, window: Duration, rate: usize) -> Self {
         Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::Busy,
-            "too many large requests arrive at the same time; try again later",
+            StatusCode::REQUEST_TIMEOUT,
+            ErrorCode::Timeout,
+            format!(
+                "the body came too slowly: send at least {rate} bytes a second; {received} bytes \
+                 came in the last {window:?}"
+            ),
+        )
+    }
+
+    /// An unfinished body was dropped for another one.
+    pub(super) fn evicted(age: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ErrorCode::Timeout,
+            format!(
+                "too many large requests arrive or wait at the same time, and this body was not \
+                 complete after {:.1} seconds; send it again later, and faster",
+                age.as_secs_f64()
+            ),
+        )
+    }
+
+    pub(super) fn too_many_bodies() -> Self {
+        Self::busy("too many large requests arrive or wait at the same time; try again later")
+    }
+
+    /// 503: what is asked may be done later.
+    fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Busy, message)
+            .retry_after(RETRY_AFTER)
+    }
+
+    /// The memory for unfinished request heads and unread responses is used up.
+    pub(crate) fn too_many_connections() -> Self {
+        Self::busy("too many unfinished requests; try again later")
+    }
+
+    /// A request head did not end in time.
+    pub(crate) fn head_timeout(limit: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ErrorCode::Timeout,
+            format!("the request headers must arrive within {limit:?}"),
+        )
+    }
+
+    pub(super) fn bad_host(got: &str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::BadHost,
+            format!("the request must have one Host header, got {got}"),
         )
     }
 
@@ -222,12 +276,8 @@ impl From<ChangeError> for ApiError {
                 );
             }
             ChangeError::Busy { retry_after } => {
-                return Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    ErrorCode::Busy,
-                    "too many retrains wait already; try again later",
-                )
-                .retry_after(retry_after);
+                return Self::busy("too many retrains wait already; try again later")
+                    .retry_after(retry_after);
             }
             ChangeError::NoModel(_) => (StatusCode::NOT_FOUND, ErrorCode::NoModel),
             ChangeError::NoVersion { .. } => (StatusCode::NOT_FOUND, ErrorCode::NoVersion),
@@ -245,30 +295,41 @@ impl From<ChangeError> for ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body of the response.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         #[derive(Serialize)]
-        struct ErrorBody {
-            error: String,
+        struct ErrorBody<'a> {
+            error: &'a str,
             code: ErrorCode,
             #[serde(flatten)]
-            place: Option<Place>,
+            place: Option<&'a Place>,
         }
+        let body = ErrorBody {
+            error: &self.message,
+            code: self.code,
+            place: self.place.as_ref(),
+        };
+        // Strings and numbers always have a JSON form.
+        let mut body = serde_json::to_vec(&body).unwrap_or_default();
+        body.push(b'\n');
+        body
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
         tracing::debug!(
             status = self.status.as_u16(),
             error = self.message,
             "refused"
         );
-        let body = ErrorBody {
-            error: self.message,
-            code: self.code,
-            place: self.place,
-        };
-        // Strings and numbers always have a JSON form.
-        let mut body = serde_json::to_vec(&body).unwrap_or_default();
-        body.push(b'\n');
         let json = (header::CONTENT_TYPE, "application/json");
-        let mut response = (self.status, [json], body).into_response();
+        let mut response = (self.status, [json], self.to_json()).into_response();
         if let Some(seconds) = self.retry_after {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, seconds.into());

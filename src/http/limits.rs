@@ -15,24 +15,28 @@ pub const MAX_RETRAIN_BODY: usize = 64 * 1024 * 1024;
 /// requests, so it must be short.
 pub const MAX_PREDICT_BODY: usize = 1024 * 1024;
 
-/// Bodies above this size, in bytes, count towards [`LARGE_BODIES_KIB`]. No prediction is that
-/// large, so slow uploads never keep one out.
-pub(super) const LARGE_BODY: usize = MAX_PREDICT_BODY;
+/// Memory for all bodies that arrive or wait, over all connections, in bytes. Four of the largest
+/// retrains fit.
+pub const BODY_BUDGET: usize = 256 * 1024 * 1024;
 
-/// Memory for large bodies that are being received, over all connections, in KiB.
-pub(super) const LARGE_BODIES_KIB: usize = 256 * 1024;
+/// How fast a body has to arrive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Longest time in which nothing comes; otherwise a client that vanished pins its buffer.
+    pub(super) idle: Duration,
+    /// In each such time some bytes have to come, until the body ends; otherwise a client that
+    /// sends a byte now and then pins its buffer.
+    pub(super) window: Duration,
+    /// How many bytes, for each second of it.
+    pub(super) rate: usize,
+}
 
-/// Idle timeout between the frames of a body; otherwise a client that vanished pins its buffer.
-pub(super) const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Idle timeout while draining a rejected body.
-pub(super) const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Longest time spent on draining a rejected body.
-pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Most bytes drained from a rejected body.
-pub(super) const MAX_DRAINED: usize = 64 * 1024 * 1024;
+/// The slowest mobile links carry several times as much.
+pub(super) const BODY_PACE: Pace = Pace {
+    idle: Duration::from_secs(30),
+    window: Duration::from_secs(30),
+    rate: 1024,
+};
 
 /// Most readings in one request. With one feature they take a few milliseconds, unless the model has
 /// more trees than a request can ask for.

@@ -2,13 +2,16 @@
 //!
 //! * `predict`, `retrain`, `models`: the handlers
 //! * `wire`: the JSON of requests and responses
-//! * `body`: reading and rejecting bodies
+//! * `body`, `budget`: reading and rejecting bodies, and the memory for them
+//! * `host`: the Host header
 //! * `place`, `error`: error responses
 //! * `limits`: bounds on what one request may cost
 //! * `state`: what the handlers share
 
 mod body;
+mod budget;
 mod error;
+mod host;
 mod limits;
 mod models;
 mod place;
@@ -30,16 +33,22 @@ use percent_encoding::percent_decode_str;
 use tower::ServiceExt;
 use tower_http::trace::TraceLayer;
 
-use self::error::ApiError;
 use self::state::AppState;
 use crate::registry::Registry;
 
-pub use self::limits::{MAX_PREDICT_BODY, MAX_RETRAIN_BODY};
+pub(crate) use self::error::ApiError;
+pub(crate) use self::host::check_host;
+pub use self::limits::{BODY_BUDGET, MAX_PREDICT_BODY, MAX_RETRAIN_BODY};
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
 
 /// The router with all routes, over a registry's models.
 pub fn router(registry: Arc<Registry>) -> Router {
+    router_with(registry, BODY_BUDGET)
+}
+
+/// The same, with so many bytes of memory for bodies that arrive or wait.
+pub fn router_with(registry: Arc<Registry>, body_budget: usize) -> Router {
     let routes = Router::new()
         .route("/predict", only_post(predict::predict_default))
         .route("/retrain", only_post(retrain::retrain_default))
@@ -60,7 +69,7 @@ pub fn router(registry: Arc<Registry>) -> Router {
             "/models/{name}/versions",
             get(models::versions).fallback(method_not_allowed("GET")),
         )
-        .with_state(Arc::new(AppState::new(registry)));
+        .with_state(Arc::new(AppState::new(registry, body_budget)));
     let decoded = routes.clone().fallback(not_found);
     let router = routes.fallback(move |request| retry_decoded_path(decoded, request));
     // Tracing a request costs time even where nothing is logged.

@@ -23,7 +23,7 @@ pub(super) async fn predict_default(
     let model = app.registry.default_model();
     // server.py knows models of one feature only.
     if model.detector.forest().n_features() > 1 {
-        return predict_with(model, &body).await;
+        return predict_with(&app, model, &body).await;
     }
     let request = wire::parse_values(&body)?;
     respond_values(model, request).await
@@ -34,11 +34,15 @@ pub(super) async fn predict_named(
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
-    predict_with(find(&app.registry, &name)?, &body).await
+    predict_with(&app, find(&app.registry, &name)?, &body).await
 }
 
 /// Predicts with a model of any number of features.
-async fn predict_with(model: Arc<ServedModel>, body: &[u8]) -> Result<Response, ApiError> {
+async fn predict_with(
+    app: &AppState,
+    model: Arc<ServedModel>,
+    body: &[u8],
+) -> Result<Response, ApiError> {
     let detector = &model.detector;
     let features = detector.forest().n_features();
     match wire::parse_rows(body, features, &model.feature_names)? {
@@ -48,7 +52,15 @@ async fn predict_with(model: Arc<ServedModel>, body: &[u8]) -> Result<Response, 
             if rows.len() * detector.forest().walks_per_row() <= MAX_INLINE_WALKS {
                 return predict_rows(detector, &rows);
             }
-            run_blocking(move || predict_rows(&model.detector, &rows)).await
+            // Batches wait for each other, and each reading is held twice: as parsed, and in a matrix.
+            let size = size_of::<Vec<f64>>() + 2 * features * size_of::<f64>();
+            let waiting = app.bodies.reserve(rows.len() * size)?;
+            run_blocking(move || {
+                let response = predict_rows(&model.detector, &rows);
+                drop(waiting);
+                response
+            })
+            .await
         }
     }
 }

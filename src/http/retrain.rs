@@ -15,17 +15,19 @@ use crate::registry::{ServedModel, TrainingRequest};
 use crate::store::ModelName;
 
 // Bodies are parsed on the training worker: millions of numbers take their time, and predictions on
-// the serving thread must not wait for them, nor may a later retrain overtake an earlier one.
+// the serving thread must not wait for them, nor may a later retrain overtake an earlier one. Until
+// then the memory for a body stays reserved.
 
 pub(super) async fn retrain_default(
     State(app): State<Arc<AppState>>,
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Response, ApiError> {
+    let body = Arc::new(body.reserved(&app.bodies)?);
     let name = ModelName::default_model();
     let server = app.registry.config().params.clone();
     let size = body.len();
     let estimate = {
-        let (body, server) = (body.clone(), server.clone());
+        let (body, server) = (Arc::clone(&body), server.clone());
         move |model: Option<&ServedModel>| match model {
             Some(model) if model.detector.forest().n_features() > 1 => {
                 wire::estimate_retrain(&body, Some(model), &server)
@@ -57,10 +59,11 @@ pub(super) async fn retrain_named(
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Json<ModelChanged>, ApiError> {
+    let body = Arc::new(body.reserved(&app.bodies)?);
     let server = app.registry.config().params.clone();
     let size = body.len();
     let estimate = {
-        let (body, server) = (body.clone(), server.clone());
+        let (body, server) = (Arc::clone(&body), server.clone());
         move |model: Option<&ServedModel>| wire::estimate_retrain(&body, model, &server)
     };
     let parse = move |model: Option<&ServedModel>| wire::parse_retrain(&body, model, &server);

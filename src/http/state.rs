@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
-use super::limits::LARGE_BODIES_KIB;
+use super::budget::BodyBudget;
 use crate::registry::Registry;
 
 /// The state of the router.
 pub(super) struct AppState {
     pub(super) registry: Arc<Registry>,
-    /// Memory for large bodies that are being received, in KiB.
-    pub(super) large_bodies: Semaphore,
+    /// Memory for bodies that arrive or wait.
+    pub(super) bodies: BodyBudget,
 }
 
 impl AppState {
-    pub(super) fn new(registry: Arc<Registry>) -> Self {
+    /// `body_budget` is in bytes.
+    pub(super) fn new(registry: Arc<Registry>, body_budget: usize) -> Self {
         Self {
             registry,
-            large_bodies: Semaphore::new(LARGE_BODIES_KIB),
+            bodies: BodyBudget::new(body_budget),
         }
     }
 }

@@ -17,9 +17,6 @@ pub(super) const MAX_BACKLOG_PER_MODEL: Duration = Duration::from_secs(30);
 /// a millisecond; larger ones on the blocking pool.
 pub(super) const MAX_INLINE_SCAN: usize = 256 * 1024;
 
-/// How many KiB the requests of retrains may hold until they are parsed, over all models.
-pub(super) const MAX_WAITING_KIB: usize = 256 * 1024;
-
 /// Threads for blocking work: reading, writing, and compiling the forests that were read. Each
 /// takes memory of its own, and more would not make a disk faster.
 pub(super) const BLOCKING_THREADS: usize = 3;

@@ -45,7 +45,7 @@ use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use self::changes::ChangeKind;
-use self::limits::{MAX_WAITING_CHANGES, MAX_WAITING_KIB};
+use self::limits::MAX_WAITING_CHANGES;
 use self::runtime_thread::RuntimeThread;
 use self::shared::Shared;
 use self::training_worker::TrainingWorker;
@@ -136,10 +136,6 @@ impl Registry {
         estimate: impl FnOnce(Option<&ServedModel>) -> Result<u64, E> + Send + 'static,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
-        let kib = size.div_ceil(1024).min(MAX_WAITING_KIB) as u32;
-        let permit = Arc::clone(&self.shared.waiting_kib)
-            .try_acquire_many_owned(kib)
-            .map_err(|_| self.shared.busy())?;
         let admission = {
             let (shared, name) = (Arc::clone(&self.shared), name.clone());
             async move { shared.admit(&name, size, estimate).await }
@@ -148,11 +144,7 @@ impl Registry {
             name,
             ChangeKind::Retrain,
             admission,
-            move |shared, name, share| async move {
-                let result = shared.retrain(&name, share, read).await;
-                drop(permit);
-                result
-            },
+            move |shared, name, share| async move { shared.retrain(&name, share, read).await },
         )
         .await
     }

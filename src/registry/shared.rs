@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
-
 use super::backlog::Backlog;
 use super::config::RegistryConfig;
 use super::error::ChangeError;
-use super::limits::MAX_WAITING_KIB;
 use super::model_queue::ModelQueues;
 use super::models::Models;
 use super::training_worker::TrainingWorker;
@@ -23,8 +20,6 @@ pub(super) struct Shared {
     pub(super) queues: Arc<ModelQueues>,
     pub(super) worker: TrainingWorker,
     pub(super) backlog: Arc<Backlog>,
-    /// A permit for each KiB of [`MAX_WAITING_KIB`].
-    pub(super) waiting_kib: Arc<Semaphore>,
     /// The newest version of each model where this program does not support its format, so that a
     /// full scan does not read it again.
     unsupported_versions: Mutex<HashMap<ModelName, Version>>,
@@ -46,7 +41,6 @@ impl Shared {
             queues: Arc::default(),
             worker,
             backlog: Arc::default(),
-            waiting_kib: Arc::new(Semaphore::new(MAX_WAITING_KIB)),
             unsupported_versions: Mutex::default(),
             // A server that was killed may have stored a version without announcing it.
             needs_announcement: AtomicBool::new(true),

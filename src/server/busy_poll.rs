@@ -6,13 +6,7 @@
 //! for a while after each time in vain, and with a second connection nothing is polled: then the
 //! processors have better things to do.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-
-use hyper::service::Service;
 
 /// How long to poll for the next request.
 const SPIN_TIME: Duration = Duration::from_micros(50);
@@ -20,65 +14,9 @@ const SPIN_TIME: Duration = Duration::from_micros(50);
 /// How many requests to skip after polling in vain.
 const SPIN_BACKOFF: usize = 16;
 
-/// The open connections of a server, counted over all its threads.
-#[derive(Clone)]
-pub(super) struct Connections {
-    open: Arc<AtomicUsize>,
-    /// Whether there is a processor to spare. On a single one the client would wait for it.
-    polls: bool,
-}
-
-impl Connections {
-    pub(super) fn new(cores: usize) -> Self {
-        Self {
-            open: Arc::default(),
-            polls: cores > 1,
-        }
-    }
-
-    /// Drives a connection to its end. `requests` counts its requests.
-    pub(super) async fn drive<C: Future>(self, connection: C, requests: RequestCount) -> C::Output {
-        let open = OpenConnection::new(self);
-        let mut connection = pin!(connection);
-        let mut spin = Spin::default();
-        poll_fn(|cx| {
-            let polled = connection.as_mut().poll(cx);
-            if polled.is_pending()
-                && open.is_alone()
-                && spin.should_spin(requests.0.load(Ordering::Relaxed), Instant::now)
-            {
-                // The runtime polls for input and comes back here, without sleeping in between.
-                let _ = pin!(tokio::task::yield_now()).poll(cx);
-            }
-            polled
-        })
-        .await
-    }
-}
-
-/// Counts a connection while it is open.
-struct OpenConnection(Connections);
-
-impl OpenConnection {
-    fn new(connections: Connections) -> Self {
-        connections.open.fetch_add(1, Ordering::Relaxed);
-        Self(connections)
-    }
-
-    fn is_alone(&self) -> bool {
-        self.0.polls && self.0.open.load(Ordering::Relaxed) == 1
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Decides whether to poll for the next request of a connection.
 #[derive(Default)]
-struct Spin {
+pub(super) struct Spin {
     /// The number of requests at the last call.
     requests: usize,
     /// When polling for the next one began.
@@ -89,7 +27,7 @@ struct Spin {
 
 impl Spin {
     /// Whether to poll once more, after so many `requests`.
-    fn should_spin(&mut self, requests: usize, now: impl Fn() -> Instant) -> bool {
+    pub(super) fn should_spin(&mut self, requests: usize, now: impl Fn() -> Instant) -> bool {
         if requests != self.requests {
             self.requests = requests;
             self.since = (requests >= self.not_before).then(&now);
@@ -103,30 +41,6 @@ impl Spin {
         self.since = None;
         self.not_before = requests + SPIN_BACKOFF;
         false
-    }
-}
-
-/// The number of requests that a connection has sent.
-pub(super) struct RequestCount(Arc<AtomicUsize>);
-
-/// A service that counts its requests.
-pub(super) struct CountingService<S>(S, Arc<AtomicUsize>);
-
-impl<S> CountingService<S> {
-    pub(super) fn new(service: S) -> (Self, RequestCount) {
-        let requests = Arc::default();
-        (Self(service, Arc::clone(&requests)), RequestCount(requests))
-    }
-}
-
-impl<R, S: Service<R>> Service<R> for CountingService<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: R) -> S::Future {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.call(request)
     }
 }
 

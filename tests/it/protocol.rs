@@ -2,9 +2,11 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use futures_util::{StreamExt, stream};
 use iforest_server::http;
 
 use crate::support::data::SplitMix;
+use crate::support::http::JSON;
 use crate::support::router::App;
 
 #[tokio::test]
@@ -218,4 +220,35 @@ async fn random_bodies_never_cause_a_500_or_change_the_model() {
         assert_eq!(now, expected, "after {path} {shown}");
     }
     assert!(refused > 1000 && refused < 5900, "{refused}");
+}
+
+// Memory for bodies is bounded, however many clients send them. Those that stall make room.
+#[tokio::test]
+async fn bodies_that_find_no_memory_are_refused() {
+    let app = App::with_body_budget(100 * 1024);
+    let body = |length: usize| format!("{{\"samples\": [1, 2, 3]{}}}", " ".repeat(length));
+    let stalled = stream::iter([Ok::<_, std::io::Error>(body(50 * 1024))]);
+    let stalled = Request::post("/retrain")
+        .header(header::CONTENT_TYPE, JSON)
+        .body(Body::from_stream(stalled.chain(stream::pending())));
+    let stalled = tokio::spawn({
+        let app = app.clone();
+        async move { app.send(stalled.expect("a valid request")).await }
+    });
+    tokio::task::yield_now().await;
+
+    let busy = app.post("/retrain", body(60 * 1024)).await;
+    assert_eq!(busy.status, 503, "{busy:?}");
+    assert_eq!(busy.json()["code"], "busy");
+    assert_eq!(busy.headers[header::RETRY_AFTER], "1");
+    assert!(busy.error().contains("try again"), "{busy:?}");
+    app.post("/predict", r#"{"value": 2.5}"#).await.ok();
+    let never = app.post("/retrain", body(200 * 1024)).await;
+    assert_eq!(never.status, 413, "{never:?}");
+
+    tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+    app.post("/retrain", body(60 * 1024)).await.ok();
+    let evicted = stalled.await.expect("no panic");
+    assert_eq!(evicted.status, 408, "{evicted:?}");
+    assert_eq!(evicted.json()["code"], "timeout");
 }

@@ -28,6 +28,13 @@ impl App {
         Self(http::router(registry.into()))
     }
 
+    /// A new server with so many bytes for bodies that arrive or wait.
+    pub(crate) fn with_body_budget(bytes: usize) -> Self {
+        let registry = Registry::train(params(), training_data::synthetic(42));
+        let registry = Arc::new(registry.expect("it trains"));
+        Self(http::router_with(registry, bytes))
+    }
+
     pub(crate) async fn send(&self, request: Request<Body>) -> Response {
         let response = self.0.clone().oneshot(request).await.expect("infallible");
         let (parts, body) = response.into_parts();

@@ -1,0 +1,59 @@
+//! A serving thread.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::connection;
+use super::connections::OpenConnection;
+
+/// How long sent data may stay unacknowledged; otherwise a client that vanished, or that reads no
+/// responses, pins its connection. Linux only.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection on its way to the thread that serves it.
+pub(super) type Accepted = (std::net::TcpStream, OpenConnection);
+
+/// Serves the connections handed to one thread. Returns whether all requests finished within
+/// `grace` of the shutdown.
+pub(super) async fn serve(
+    mut accepted: mpsc::UnboundedReceiver<Accepted>,
+    router: Router,
+    mut stop: watch::Receiver<()>,
+    grace: Duration,
+) -> bool {
+    // Each connection keeps a receiver as long as it lives.
+    let (stop_connections, stopped) = watch::channel(());
+    let http = connection::http();
+    let router = TowerToHyperService::new(router);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accepted.recv() => accepted,
+            // The channel carries no values, so this is its end.
+            _ = stop.changed() => None,
+        };
+        let Some((stream, open)) = accepted else {
+            break;
+        };
+        // Responses are small and must not wait to be sent together with more data.
+        let _ = stream.set_nodelay(true);
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            continue;
+        };
+        let (http, router, stopped) = (http.clone(), router.clone(), stopped.clone());
+        tokio::spawn(async move {
+            connection::serve(&http, stream, router, open, stopped).await;
+        });
+    }
+    drop(stopped);
+    let _ = stop_connections.send(());
+    tokio::time::timeout(grace, stop_connections.closed())
+        .await
+        .is_ok()
+}
