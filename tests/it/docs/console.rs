@@ -1,4 +1,5 @@
 //! Console blocks: a line that starts with `$ ` is a command, and the lines after it are its output.
+//! In `sh` blocks and indented blocks every line is a command, which is not run here.
 //!
 //! `curl` and `iforest-server` run here. Requests to port 5000 go to a server that was started with
 //! the options in the comment directly before the block, `<!-- server: --random-state 42 -->`; a
@@ -30,7 +31,10 @@ pub(super) struct Report {
 
 /// Runs the commands of a document and compares their output.
 pub(super) fn check(document: &str) -> Report {
-    let mut report = Report::default();
+    let mut report = Report {
+        others: shell_commands(document),
+        ..Report::default()
+    };
     let mut session = Session::new();
     for block in blocks(document) {
         if let Some(options) = &block.server
@@ -62,10 +66,21 @@ pub(super) fn check(document: &str) -> Report {
     report
 }
 
-/// Whether `.ci/run` runs the same command line.
+/// Whether `.ci/run` runs the same command: as a line of its own, or as the README's test command
+/// or a part of that.
 pub(super) fn is_in_ci(command: &str) -> bool {
     let script = read(Path::new(".ci/run"));
+    let readme = read(Path::new("README.md"));
+    let tests = readme
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("    ")
+                .filter(|line| line.starts_with("cargo test"))
+        })
+        .unwrap_or_default();
     script.lines().any(|line| line.trim() == command)
+        || tests == command
+        || tests.split(" && ").any(|part| part == command)
 }
 
 #[derive(Debug, PartialEq)]
@@ -111,6 +126,31 @@ fn blocks(document: &str) -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// The lines of `sh` blocks, and indented commands that follow an empty line outside any block.
+fn shell_commands(document: &str) -> Vec<(usize, String)> {
+    let mut commands = Vec::new();
+    let mut fence: Option<&str> = None;
+    let mut indented = true;
+    for (line, text) in (1..).zip(document.lines()) {
+        if let Some(language) = text.trim_start().strip_prefix("```") {
+            fence = if fence.is_some() {
+                None
+            } else {
+                Some(language)
+            };
+            continue;
+        }
+        indented = fence.is_none() && (text.is_empty() || indented && text.starts_with("    "));
+        let command = ["cargo ", "npm ", "node ", "python3 ", "iforest-server "]
+            .iter()
+            .any(|program| text.trim_start().starts_with(program));
+        if !text.is_empty() && (indented && command || fence == Some("sh")) {
+            commands.push((line, text.trim().to_owned()));
+        }
+    }
+    commands
 }
 
 fn commands(code: &[(usize, &str)]) -> Vec<Shown> {

@@ -1,4 +1,4 @@
-//! The documents: every command in a console block is run, or known to be run elsewhere, and every
+//! The documents: every command is run here or in `.ci/run`, or is known not to be, and every
 //! relative link leads somewhere.
 
 mod console;
@@ -6,9 +6,44 @@ mod links;
 
 use std::path::{Path, PathBuf};
 
-/// Commands in console blocks that are neither run here nor stand in `.ci/run`, each with the
-/// reason why nothing checks it.
-const UNCHECKED: &[(&str, &str)] = &[];
+const NEEDS_SERVER_PY: &str =
+    "needs the tutorial's server.py, which is not part of this repository";
+
+/// Commands that are neither run here nor stand in `.ci/run`, each with the reason.
+const UNCHECKED: &[(&str, &str)] = &[
+    (
+        "cargo run --release",
+        "serves until it is stopped; the tests start the same program",
+    ),
+    (
+        "npm ci",
+        "the tests of the flows run it from the top folder",
+    ),
+    (
+        "npm run demo",
+        "serves until it is stopped; the tests of the flows start its parts",
+    ),
+    (
+        "python3 -m venv target/reference-env",
+        "prepares the commands after it",
+    ),
+    (
+        "target/reference-env/bin/pip install -r tests/reference/requirements.txt",
+        "prepares the commands after it",
+    ),
+    (
+        "target/reference-env/bin/python tests/reference/record.py --server path/to/server.py",
+        NEEDS_SERVER_PY,
+    ),
+    (
+        "target/reference-env/bin/python tests/reference/compare.py --server path/to/server.py",
+        NEEDS_SERVER_PY,
+    ),
+    (
+        "python3 benches/compare/compare.py --server path/to/server.py",
+        NEEDS_SERVER_PY,
+    ),
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
