@@ -12,8 +12,8 @@ use crate::support::server::Server;
 #[test]
 fn stalled_uploads_make_room_for_a_retrain() {
     let server = Server::start(&[]);
-    let head = post("/retrain", 64 * MIB);
-    let part = " ".repeat(60 * MIB);
+    let head = post("/retrain", 63 * MIB);
+    let part = " ".repeat(62 * MIB);
     let mut stalled: Vec<TcpStream> = (0..4)
         .map(|_| {
             let mut stream = server.connect();
@@ -46,7 +46,7 @@ fn stalled_uploads_make_room_for_a_retrain() {
     assert!(closes(&response), "{response:?}");
     // The others go on.
     let mut other = stalled.swap_remove((evicted + 1) % 4);
-    let rest = &part.as_bytes()[..4 * MIB];
+    let rest = &part.as_bytes()[..MIB];
     other.write_all(rest).expect("the server reads");
     let response = read_response(&mut other).expect("a response");
     assert_eq!(response.status, 400, "{response:?}");

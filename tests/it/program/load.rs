@@ -57,6 +57,8 @@ fn the_server_works_when_nothing_can_be_logged() {
 #[test]
 fn the_log_says_when_connections_must_wait_for_file_descriptors() {
     let server = Server::start(&[]);
+    // All its threads run by then.
+    server.post("/predict", READING).ok();
     let files = std::fs::read_dir(format!("/proc/{}/fd", server.id())).expect("it runs");
     // So few that even those kept back for the store do not suffice.
     let files = files.count() + 2;
