@@ -10,6 +10,7 @@ use iforest_server::detector::OutOfRange;
 use iforest_server::forest::{
     IsolationForest, IsolationForestParams, MAX_ESTIMATORS, MaxSamples, ParamsError,
 };
+use iforest_server::memory::MemoryLimit;
 use iforest_server::registry::RegistryConfig;
 
 /// Shortest interval between two polls of the store.
@@ -83,6 +84,12 @@ pub(crate) struct Config {
         value_parser = humantime::parse_duration)]
     refresh_interval: Duration,
 
+    /// How much memory models, trainings and requests may take together, such as 512MiB or 2GB; models
+    /// beyond it are unloaded, and loaded again when they are asked for [default: three quarters of
+    /// the memory of the container or the machine]
+    #[arg(long, env = "IFOREST_MEMORY_LIMIT", value_name = "SIZE")]
+    memory_limit: Option<MemoryLimit>,
+
     /// How to predict a reading outside the range of the training readings: by its score, as PyOD
     /// does, or always as an anomaly
     #[arg(long, env = "IFOREST_OUT_OF_RANGE", value_enum, default_value_t = OutOfRangeArg::Score)]
@@ -147,6 +154,7 @@ impl Config {
             refresh_interval: Some(self.refresh_interval)
                 .filter(|interval| !interval.is_zero())
                 .map(|interval| interval.max(SHORTEST_INTERVAL)),
+            memory_limit: self.memory_limit.unwrap_or_else(MemoryLimit::detect),
         })
     }
 

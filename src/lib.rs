@@ -24,8 +24,8 @@
 //! * [`detector`]: scaler, forest and threshold as one value
 //! * [`forest`]: the isolation forest
 //!
-//! Helpers: [`training_data`], the training data of the default model; `encoding` and `excerpt`,
-//! text from files and clients; `total_order`, floats as ordered integers.
+//! Helpers: [`training_data`], the training data of the default model; [`memory`], the memory budget;
+//! `encoding` and `excerpt`, text from files and clients; `total_order`, floats as ordered integers.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +34,7 @@ mod encoding;
 mod excerpt;
 pub mod forest;
 pub mod http;
+pub mod memory;
 pub mod registry;
 pub mod server;
 pub mod store;

@@ -11,6 +11,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -49,7 +50,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     // does not allow more, the limit stays.
     #[cfg(unix)]
     let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
-    let stop = stop_signal()?;
+    let (stop, serving) = stop_signal()?;
     let options = config.registry_config()?;
     // Bind before training, so that a port in use is reported at once.
     let listener = bind(&config.host, config.port)?;
@@ -71,6 +72,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
             DefaultModel::LoadOrTrain(Box::new(move || synthetic(random_state)))
         }
     };
+    tracing::info!("models and trainings take at most {}", options.memory_limit);
     let registry = Arc::new(Registry::open(store, options, first)?);
 
     let bound = listener.local_addr()?;
@@ -80,6 +82,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
         r#"try: curl -X POST http://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
     let router = http::router(Arc::clone(&registry));
+    serving.store(true, Ordering::Relaxed);
     server::run(listener, router, stop, server::GRACE_PERIOD)?;
     registry.finish(ANNOUNCE_TIMEOUT);
     tracing::info!("stopped");
@@ -129,15 +132,21 @@ fn callable(address: SocketAddr) -> String {
     }
 }
 
-/// Completes at Ctrl-C or SIGTERM. A second signal ends the program at once.
-fn stop_signal() -> Result<impl Future<Output = ()>, ctrlc::Error> {
+/// A future that completes at Ctrl-C or SIGTERM, and a flag to set when the server serves. Until then
+/// a signal ends the program at once: nobody waits for an answer, and a version is stored whole or
+/// not at all. A second signal ends the program at once, too.
+fn stop_signal() -> Result<(impl Future<Output = ()>, Arc<AtomicBool>), ctrlc::Error> {
     let (stop, stopped) = oneshot::channel();
     let mut stop = Some(stop);
+    let serving = Arc::new(AtomicBool::new(false));
+    let is_serving = Arc::clone(&serving);
     ctrlc::set_handler(move || match stop.take() {
+        Some(_) if !is_serving.load(Ordering::Relaxed) => {
+            tracing::info!("stopped before the server was ready");
+            std::process::exit(0);
+        }
         Some(stop) => {
             tracing::info!("stopping: finishing the requests in flight");
-            // While the first model is still being trained nobody listens yet; serving then ends
-            // at once.
             let _ = stop.send(());
         }
         None => {
@@ -145,7 +154,8 @@ fn stop_signal() -> Result<impl Future<Output = ()>, ctrlc::Error> {
             std::process::exit(130);
         }
     })?;
-    Ok(async move {
+    let stopped = async move {
         let _ = stopped.await;
-    })
+    };
+    Ok((stopped, serving))
 }

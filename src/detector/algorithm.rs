@@ -118,6 +118,16 @@ impl Detector {
         self.forest.drop_trees();
     }
 
+    /// The bytes that the detector holds, on the heap and in itself.
+    pub fn memory_size(&self) -> usize {
+        let ranges =
+            self.training_ranges.capacity() + self.limits.as_ref().map_or(0, Vec::capacity);
+        size_of::<Self>() - size_of::<IsolationForest>()
+            + self.forest.memory_size()
+            + size_of::<TrainingRange>() * ranges
+            + self.scaler.memory_size()
+    }
+
     /// The minimum and maximum of the training readings, one range per feature.
     pub fn training_ranges(&self) -> &[TrainingRange] {
         &self.training_ranges

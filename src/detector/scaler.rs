@@ -108,6 +108,11 @@ impl StandardScaler {
         &self.scale
     }
 
+    /// The bytes that it holds on the heap. linfa's scaler keeps offsets and scales of its own.
+    pub(super) fn memory_size(&self) -> usize {
+        3 * size_of::<f64>() * self.scale.len()
+    }
+
     /// Scales one value of one feature. Infinite if the result exceeds the range of `f64`.
     pub(super) fn scale_value(&self, feature: usize, value: f64) -> f64 {
         (value - self.mean()[feature]) / self.scale[feature]

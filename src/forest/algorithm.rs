@@ -159,6 +159,11 @@ impl IsolationForest {
         self.fitted.trees = Trees::default();
     }
 
+    /// The bytes that the forest holds, on the heap and in itself.
+    pub fn memory_size(&self) -> usize {
+        size_of::<Self>() + self.fitted.trees.memory_size() + self.evaluator.memory_size()
+    }
+
     /// scikit-learn's `score_samples`, one score per row: in `[-1, 0)`, lower is more abnormal.
     ///
     /// `rows` has the shape (rows, features).

@@ -13,6 +13,7 @@
 //! * `evaluate`: from trees to scores
 //! * `random`: the random streams of numpy and scikit-learn
 //! * `percentile`: numpy's percentile, which sets offset and threshold
+//! * `memory`: how much memory a forest takes, before it is made
 //! * `error`: the errors of parameters, of fitting and of scoring
 //! * `validate`, `convert`: checks and conversions of rows
 
@@ -22,6 +23,7 @@ mod cost;
 mod error;
 mod evaluate;
 mod hyperparams;
+mod memory;
 mod percentile;
 mod random;
 mod tree;
@@ -33,6 +35,7 @@ pub use error::{FitError, ParamsError, ScoreError};
 pub use hyperparams::{
     IsolationForestParams, IsolationForestValidParams, MAX_ESTIMATORS, MaxSamples,
 };
+pub(crate) use memory::{decode_memory, fit_memory};
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
 pub(crate) use validate::first_not_finite;

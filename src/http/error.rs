@@ -10,7 +10,10 @@ use serde::Serialize;
 use super::place::Place;
 use crate::detector::DetectorError;
 use crate::forest::{FitError, ParamsError};
-use crate::registry::ChangeError;
+use crate::registry::{ChangeError, LoadError};
+
+/// When to try again where there was no memory: trainings, which take most of it, last some seconds.
+const RETRY_MEMORY_AFTER: Duration = Duration::from_secs(2);
 
 /// What kind of error a response reports. Programs match on these words, so they never change; the
 /// text beside them may.
@@ -39,7 +42,7 @@ pub(super) enum ErrorCode {
     TooMany,
     /// The training, or the precomputation of the model's scores, would take too long.
     TooCostly,
-    /// The body is too large.
+    /// The body is too large, or a training needs more memory than there may be.
     TooLarge,
     /// The content type is not JSON.
     MediaType,
@@ -263,10 +266,25 @@ fn training_error(error: DetectorError) -> ApiError {
     ApiError::unprocessable(ErrorCode::OutOfBounds, message).at(field)
 }
 
+impl From<LoadError> for ApiError {
+    fn from(error: LoadError) -> Self {
+        let unavailable =
+            |code| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string());
+        match error {
+            LoadError::Store { .. } => unavailable(ErrorCode::StoreFailed),
+            LoadError::NoMemory(_) | LoadError::Changing(_) => {
+                unavailable(ErrorCode::Busy).retry_after(RETRY_MEMORY_AFTER)
+            }
+            LoadError::Interrupted => Self::internal("a load was interrupted"),
+        }
+    }
+}
+
 impl From<ChangeError> for ApiError {
     fn from(error: ChangeError) -> Self {
         let (status, code) = match error {
             ChangeError::Refused(error) => return training_error(error),
+            ChangeError::Load(error) => return error.into(),
             ChangeError::Interrupted => return Self::internal("a training was interrupted"),
             ChangeError::Store(error) => {
                 return Self::new(
@@ -279,6 +297,12 @@ impl From<ChangeError> for ApiError {
                 return Self::busy("too many retrains wait already; try again later")
                     .retry_after(retry_after);
             }
+            ChangeError::NoMemory => {
+                let busy = StatusCode::SERVICE_UNAVAILABLE;
+                return Self::new(busy, ErrorCode::Busy, error.to_string())
+                    .retry_after(RETRY_MEMORY_AFTER);
+            }
+            ChangeError::TooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::TooLarge),
             ChangeError::NoModel(_) => (StatusCode::NOT_FOUND, ErrorCode::NoModel),
             ChangeError::NoVersion { .. } => (StatusCode::NOT_FOUND, ErrorCode::NoVersion),
             ChangeError::NoOlderVersion { .. } => (StatusCode::CONFLICT, ErrorCode::NoVersion),

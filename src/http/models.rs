@@ -33,27 +33,31 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     }
 }
 
-pub(super) fn find(registry: &Registry, name: &ModelName) -> Result<Arc<ServedModel>, ApiError> {
+pub(super) async fn find(
+    registry: &Registry,
+    name: &ModelName,
+) -> Result<Arc<ServedModel>, ApiError> {
     registry
         .get(name)
+        .await?
         .ok_or_else(|| ChangeError::NoModel(name.clone()).into())
 }
 
-pub(super) async fn list(State(app): State<Arc<AppState>>) -> Json<ModelList> {
-    let models = app.registry.all();
-    Json(ModelList {
+pub(super) async fn list(State(app): State<Arc<AppState>>) -> Result<Json<ModelList>, ApiError> {
+    let models = app.registry.list().await?;
+    Ok(Json(ModelList {
         models: models
             .iter()
             .map(|(name, model)| ModelSummary::new(name, model))
             .collect(),
-    })
+    }))
 }
 
 pub(super) async fn info(
     State(app): State<Arc<AppState>>,
     Name(name): Name,
 ) -> Result<Json<ModelInfo>, ApiError> {
-    let model = find(&app.registry, &name)?;
+    let model = find(&app.registry, &name).await?;
     Ok(Json(ModelInfo::new(&name, &model)))
 }
 
@@ -61,11 +65,14 @@ pub(super) async fn versions(
     State(app): State<Arc<AppState>>,
     Name(name): Name,
 ) -> Result<Json<ModelVersions>, ApiError> {
-    let model = find(&app.registry, &name)?;
+    let summary = app.registry.summary(&name).await?;
+    let served = summary
+        .ok_or_else(|| ChangeError::NoModel(name.clone()))?
+        .version;
     let versions = app.registry.versions(&name).await?;
     Ok(Json(ModelVersions {
         name: name.to_string(),
-        served: model.version_number(),
+        served,
         versions,
     }))
 }

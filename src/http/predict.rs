@@ -34,7 +34,7 @@ pub(super) async fn predict_named(
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
-    predict_with(&app, find(&app.registry, &name)?, &body).await
+    predict_with(&app, find(&app.registry, &name).await?, &body).await
 }
 
 /// Predicts with a model of any number of features.

@@ -13,7 +13,8 @@ use super::limits::MAX_INLINE_SCAN;
 use super::models::ServedModel;
 use super::save::{encode, store_next};
 use super::shared::Shared;
-use super::training::{TrainingRequest, fit};
+use super::training::{TrainingEstimate, TrainingRequest, fit, parse_memory, training_memory};
+use crate::memory::Reservation;
 use crate::store::{ModelName, ReadError, Record, StoreError};
 
 /// The kinds of changes.
@@ -34,17 +35,24 @@ impl fmt::Display for ChangeKind {
     }
 }
 
+/// A training that may wait for its turn.
+pub(super) struct Admitted {
+    share: BacklogShare,
+    /// The most numbers that its body may have.
+    numbers: usize,
+}
+
 impl Shared {
     /// Admits a training whose request holds `size` bytes, by its estimated cost.
     pub(super) async fn admit<E: From<ChangeError> + Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         name: &ModelName,
         size: usize,
-        estimate: impl FnOnce(Option<&ServedModel>) -> Result<u64, E> + Send + 'static,
-    ) -> Result<BacklogShare, E> {
-        let current = self.models.get(name);
+        estimate: impl FnOnce(Option<&ServedModel>) -> Result<TrainingEstimate, E> + Send + 'static,
+    ) -> Result<Admitted, E> {
+        let current = self.get(name).await.map_err(ChangeError::from)?;
         let estimate = move || estimate(current.as_deref());
-        let nanos = if size <= MAX_INLINE_SCAN {
+        let TrainingEstimate { nanos, numbers } = if size <= MAX_INLINE_SCAN {
             estimate()?
         } else {
             tokio::task::spawn_blocking(estimate)
@@ -52,44 +60,67 @@ impl Shared {
                 .map_err(|_| ChangeError::Interrupted)??
         };
         let admitted = self.backlog.admit(name, nanos);
-        Ok(admitted.map_err(|retry_after| ChangeError::Busy { retry_after })?)
+        let share = admitted.map_err(|retry_after| ChangeError::Busy { retry_after })?;
+        Ok(Admitted { share, numbers })
     }
 
     pub(super) async fn retrain<E: From<ChangeError> + Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         name: &ModelName,
-        mut share: BacklogShare,
+        admitted: Admitted,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
         self.refresh_if_shared(name).await?;
-        let current = self.models.get(name);
-        let config = self.config.clone();
-        let model = name.clone();
+        let current = self.get(name).await.map_err(ChangeError::from)?;
+        let (shared, model) = (Arc::clone(self), name.clone());
+        let Admitted { mut share, numbers } = admitted;
         let job = move || {
+            let mut memory = shared.reserve_training(parse_memory(numbers))?;
             let request = read(current.as_deref())?;
-            if let Ok(params) = request.settings.params(&config.params).check() {
+            if let Ok(params) = request.settings.params(&shared.config.params).check() {
                 let (rows, features) = request.samples.dim();
                 share.correct(params.training_cost(rows, features).total());
             }
-            let record = fit(&model, request, &config)?;
+            // The body is freed by now.
+            drop(current);
+            let needed = training_memory(&request, &shared.config)?;
+            drop(memory);
+            memory = shared.reserve_training(needed)?;
+            let record = fit(&model, request, &shared.config)?;
             let bytes = encode(&record)?;
             // The work is done; storing may take long and costs nobody else time.
             drop(share);
-            Ok::<_, E>((record, bytes))
+            Ok::<_, E>((record, bytes, memory))
         };
-        let (record, bytes) = self.worker.run(job).await??;
-        Ok(self.store_and_serve(name, record, &bytes).await?)
+        let (record, bytes, memory) = self.worker.run(job).await??;
+        let served = self.store_and_serve(name, record, &bytes).await;
+        drop(memory);
+        Ok(served?)
+    }
+
+    /// Reserves memory for a training, and unloads models if it has to.
+    fn reserve_training(&self, needed: usize) -> Result<Reservation, ChangeError> {
+        if let Some(memory) = self.make_room(needed) {
+            return Ok(memory);
+        }
+        let default = self.models.default_model().memory_size();
+        let available = self.budget.limit().saturating_sub(default);
+        Err(if needed > available {
+            ChangeError::TooLarge { needed, available }
+        } else {
+            ChangeError::NoMemory
+        })
     }
 
     pub(super) async fn rollback(
-        &self,
+        self: &Arc<Self>,
         name: &ModelName,
         requested: Option<u64>,
     ) -> Result<Arc<ServedModel>, ChangeError> {
         self.refresh_if_shared(name).await?;
         let served = self
-            .models
             .get(name)
+            .await?
             .ok_or_else(|| ChangeError::NoModel(name.clone()))?;
         let versions = self.store.versions(name).await?;
         let available: Vec<u64> = versions.iter().map(|version| version.number).collect();
@@ -146,7 +177,7 @@ impl Shared {
             return Err(ChangeError::DefaultStays);
         }
         let versions = self.store.versions(name).await?;
-        if versions.is_empty() && self.models.get(name).is_none() {
+        if versions.is_empty() && !self.models.contains(name) {
             return Err(ChangeError::NoModel(name.clone()));
         }
         // Removes the oldest first: if this is interrupted, the served version is still stored.
@@ -236,8 +267,14 @@ impl Shared {
                 self.needs_announcement.store(true, Ordering::Relaxed);
             })?;
         let number = version.number;
-        let served = Arc::new(ServedModel::new(record, Some(version), &self.config));
+        let served = Arc::new(ServedModel::new(
+            record,
+            Some(version),
+            &self.config,
+            &self.budget,
+        ));
         self.models.set(name, Arc::clone(&served));
+        self.unload_excess();
         tracing::info!(model = %name, version = number, "stored");
         for warning in served.warnings() {
             tracing::warn!(model = %name, "{warning}");

@@ -6,6 +6,7 @@ use ndarray::Array2;
 
 use crate::detector::OutOfRange;
 use crate::forest::IsolationForestParams;
+use crate::memory::MemoryLimit;
 
 /// The server's settings, which apply to every model that has none of its own.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,9 @@ pub struct RegistryConfig {
     pub keep_versions: usize,
     /// How often to poll the store for changes of other servers; `None` for never.
     pub refresh_interval: Option<Duration>,
+    /// How much memory models, trainings and bodies may take; the registry keeps to the share of
+    /// models and trainings.
+    pub memory_limit: MemoryLimit,
 }
 
 impl RegistryConfig {
@@ -31,6 +35,7 @@ impl RegistryConfig {
             out_of_range_margin: 0.0,
             keep_versions: 5,
             refresh_interval: Some(Duration::from_secs(2)),
+            memory_limit: MemoryLimit::detect(),
         }
     }
 }

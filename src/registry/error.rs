@@ -28,6 +28,28 @@ pub enum SetupError {
     Thread(#[from] io::Error),
 }
 
+/// Why a model could not be loaded.
+#[derive(Debug, Clone, Error)]
+pub enum LoadError {
+    /// The store failed.
+    #[error("model {name} is not in memory, and the store failed: {error}")]
+    Store {
+        /// The model.
+        name: ModelName,
+        /// Why it failed.
+        error: StoreError,
+    },
+    /// Trainings and other models take all memory, and none can be unloaded.
+    #[error("there is no memory to load model {0}; try again later, or raise --memory-limit")]
+    NoMemory(ModelName),
+    /// The model changed again and again while it was loaded.
+    #[error("model {0} is being changed; try again later")]
+    Changing(ModelName),
+    /// The load panicked, or the server is shutting down.
+    #[error("the load was interrupted")]
+    Interrupted,
+}
+
 /// Why a change failed. The model is unchanged.
 #[derive(Debug, Error)]
 pub enum ChangeError {
@@ -40,6 +62,25 @@ pub enum ChangeError {
         /// The time that the trainings that now wait take.
         retry_after: Duration,
     },
+    /// The current model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The training takes more memory than all models and trainings may.
+    #[error(
+        "this training takes about {} MB, but --memory-limit leaves {} MB for it; send fewer \
+         samples, or lower n_estimators or max_samples",
+        megabytes(*needed),
+        megabytes(*available)
+    )]
+    TooLarge {
+        /// Bytes that the training takes.
+        needed: usize,
+        /// Bytes that there are if all models but `default` are unloaded.
+        available: usize,
+    },
+    /// There is no memory for the training now.
+    #[error("there is no memory for the training now; try again later")]
+    NoMemory,
     /// The change panicked, or the server is shutting down.
     #[error("the change was interrupted")]
     Interrupted,
@@ -93,6 +134,11 @@ pub enum ChangeError {
         "the model default cannot be deleted because /predict uses it; retrain it or roll it back"
     )]
     DefaultStays,
+}
+
+/// A number of bytes in megabytes, rounded up.
+fn megabytes(bytes: usize) -> usize {
+    bytes.div_ceil(1_000_000)
 }
 
 fn describe_served(served: Option<u64>, restored_from: Option<u64>) -> String {

@@ -21,11 +21,18 @@ pub(super) const MAX_INLINE_SCAN: usize = 256 * 1024;
 /// takes memory of its own, and more would not make a disk faster.
 pub(super) const BLOCKING_THREADS: usize = 3;
 
-/// How many models are read at the same time.
+/// How many models are read at the same time, for requests and for changes of other servers.
 pub(super) const LOAD_CONCURRENCY: usize = 16;
 
-/// How often the log reports progress while models are loaded.
-pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a load starts anew because the model was changed meanwhile.
+pub(super) const MAX_LOAD_ATTEMPTS: usize = 4;
+
+/// How many models are fetched at the same time to be loaded in the background. One thread decodes
+/// them, which takes longer than to fetch them from a disk; from an object store it does not.
+pub(super) const WARM_UP_CONCURRENCY: usize = 4;
+
+/// How often the log reports progress while models are loaded in the background.
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Number of polls after which the sync loop lists the whole store even if nothing was announced: a
 /// server may have been killed between storing and announcing.

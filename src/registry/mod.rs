@@ -1,21 +1,26 @@
 //! The models: which are served, how they are trained, stored, rolled back and deleted, and how
 //! changes of other servers on the same store are synced.
 //!
+//! A start reads the names of the stored models and loads `default`. All others are loaded in the
+//! background, or when a request first asks for one. Models and trainings share a budget of memory;
+//! beyond it, the models used least recently are unloaded, and loaded again when a request asks.
+//!
 //! * `config`: the settings
 //! * `error`: the errors
 //! * `limits`: limits on concurrent work
-//! * `models`: the served models, behind `RwLock`s
+//! * `models`: the models in memory, behind `RwLock`s, and the versions of the others
 //! * `model_queue`: a queue of changes for each model
 //! * `backlog`: the work of the trainings that wait, and its bounds
 //! * `training_worker`: the thread that fits
 //! * `runtime_thread`: the thread that runs changes and the sync loop
 //! * `training`: fitting a model
 //! * `save`: storing a new version
-//! * `load`: loading stored models
+//! * `load`: loading stored models, and making room for them
+//! * `warm_up`: loading in the background after a start
 //! * `shared`: the state shared by all of these
 //! * `sync`: following other servers on the same store
 //! * `changes`: retrain, rollback and deletion
-//! * `open`: loading at the start
+//! * `open`: listing the models and loading `default` at the start
 //!
 //! Changes run on a thread of their own: a change completes even if its caller is gone, and while a
 //! store is slow, predictions and changes of other models go on.
@@ -35,17 +40,19 @@ mod shared;
 mod sync;
 mod training;
 mod training_worker;
+mod warm_up;
 
 use std::fmt;
 use std::future::ready;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use self::changes::ChangeKind;
 use self::limits::MAX_WAITING_CHANGES;
+use self::open::Opened;
 use self::runtime_thread::RuntimeThread;
 use self::shared::Shared;
 use self::training_worker::TrainingWorker;
@@ -53,9 +60,9 @@ use crate::forest::IsolationForestParams;
 use crate::store::{ModelName, Store};
 
 pub use config::{DefaultModel, RegistryConfig};
-pub use error::{ChangeError, SetupError};
-pub use models::ServedModel;
-pub use training::TrainingRequest;
+pub use error::{ChangeError, LoadError, SetupError};
+pub use models::{ServedModel, Summary};
+pub use training::{TrainingEstimate, TrainingRequest};
 
 /// The models, and the thread that changes them.
 #[derive(Debug)]
@@ -65,7 +72,8 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Loads all models of a store and serves them.
+    /// Lists the models of a store, loads or trains the default one, and serves them. The others are
+    /// loaded in the background.
     ///
     /// # Errors
     ///
@@ -76,13 +84,20 @@ impl Registry {
         config: RegistryConfig,
         default: DefaultModel,
     ) -> Result<Self, SetupError> {
+        let start = Instant::now();
         let runtime = RuntimeThread::start()?;
         let worker = TrainingWorker::start()?;
         let interval = config.refresh_interval.filter(|_| store.is_shared());
-        let (shared, seen) = runtime
-            .run(open::open(store, config, default, worker))
+        let opened = runtime
+            .run(open::open(store, config, default, runtime.handle(), worker))
             .ok_or(ChangeError::Interrupted)??;
-        let shared = Arc::new(shared);
+        let Opened {
+            shared,
+            stored,
+            loaded,
+            seen,
+        } = opened;
+        runtime.spawn(Arc::clone(&shared).warm_up(stored, loaded, start));
         if let Some(interval) = interval {
             runtime.spawn(Arc::clone(&shared).sync_loop(interval, seen));
         }
@@ -104,14 +119,32 @@ impl Registry {
         self.shared.models.default_model()
     }
 
-    /// The model of this name as of now.
-    pub fn get(&self, name: &ModelName) -> Option<Arc<ServedModel>> {
-        self.shared.models.get(name)
+    /// The model of this name as of now, loaded if it is not in memory; `None` if there is no such
+    /// model.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the model is not in memory, and the store fails or there is no memory for it.
+    pub async fn get(&self, name: &ModelName) -> Result<Option<Arc<ServedModel>>, LoadError> {
+        self.shared.get(name).await
     }
 
-    /// All models, sorted by name.
-    pub fn all(&self) -> Vec<(ModelName, Arc<ServedModel>)> {
-        self.shared.models.all()
+    /// All models, sorted by name, also those that are not in memory. Does not load them.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the metadata of a model were not read yet, and the store fails.
+    pub async fn list(&self) -> Result<Vec<(ModelName, Summary)>, LoadError> {
+        self.shared.list().await
+    }
+
+    /// Describes a model without loading it; `None` if there is no such model.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`list`](Self::list).
+    pub async fn summary(&self, name: &ModelName) -> Result<Option<Summary>, LoadError> {
+        self.shared.summary(name).await
     }
 
     /// The server's settings, which apply to models that have none of their own.
@@ -121,8 +154,7 @@ impl Registry {
 
     /// Trains a model, stores it, serves it and returns it. Creates the model if it does not exist.
     ///
-    /// `estimate` runs at once, with the model as of now, and returns the cost of the training in
-    /// nanoseconds of one core. `read` runs in the model's turn, on the thread that fits, with the
+    /// `estimate` runs at once, with the model as of now. `read` runs in the model's turn, on the thread that fits, with the
     /// model as of then; until then it holds about `size` bytes. The retrain completes even if the
     /// caller is gone by then.
     ///
@@ -133,7 +165,7 @@ impl Registry {
         &self,
         name: &ModelName,
         size: usize,
-        estimate: impl FnOnce(Option<&ServedModel>) -> Result<u64, E> + Send + 'static,
+        estimate: impl FnOnce(Option<&ServedModel>) -> Result<TrainingEstimate, E> + Send + 'static,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
         let admission = {
@@ -144,7 +176,9 @@ impl Registry {
             name,
             ChangeKind::Retrain,
             admission,
-            move |shared, name, share| async move { shared.retrain(&name, share, read).await },
+            move |shared, name, admitted| async move {
+                shared.retrain(&name, admitted, read).await
+            },
         )
         .await
     }

@@ -1,28 +1,42 @@
-//! Opens a registry: loads what is stored, and makes the default model if it has to.
+//! Opens a registry: lists what is stored, and loads or makes the default model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ndarray::Array2;
+use tokio::runtime::Handle;
 
 use super::changes::ChangeKind;
 use super::config::{DefaultModel, RegistryConfig};
 use super::error::SetupError;
-use super::load::{StoredModels, load_all};
+use super::load::{Newest, fetch, find_newest};
 use super::models::{Models, ServedModel};
 use super::save::{encode, store_next};
 use super::shared::Shared;
 use super::training::{TrainingRequest, fit};
 use super::training_worker::TrainingWorker;
-use crate::store::{ModelName, ModelSettings, Poll, Store};
+use crate::memory::MemoryBudget;
+use crate::store::{ModelName, ModelSettings, Poll, Store, StoreError, Version};
 
-/// Loads all models and makes the default one if it has to. Also returns the ETag of the last
-/// announcement before loading, from which the sync loop polls.
+/// A registry that serves.
+pub(super) struct Opened {
+    pub(super) shared: Arc<Shared>,
+    /// How many models are stored.
+    pub(super) stored: usize,
+    /// How many of them are in memory.
+    pub(super) loaded: usize,
+    /// The ETag of the last announcement before listing, from which the sync loop polls.
+    pub(super) seen: Option<String>,
+}
+
+/// Lists all models, and loads the default one or makes it if it has to.
 pub(super) async fn open(
     store: Store,
     config: RegistryConfig,
     default: DefaultModel,
+    runtime: Handle,
     worker: TrainingWorker,
-) -> Result<(Shared, Option<String>), SetupError> {
+) -> Result<Opened, SetupError> {
     let seen = if store.is_shared() {
         match store.changed_since(None).await? {
             Poll::Changed(e_tag) => e_tag,
@@ -31,12 +45,22 @@ pub(super) async fn open(
     } else {
         None
     };
-    let StoredModels {
-        mut models,
-        default_unreadable,
-    } = load_all(&store, &config).await?;
+    let budget = MemoryBudget::new(config.memory_limit.models());
+    let mut versions = store.list().await?;
+    let count = versions.len();
     let name = ModelName::default_model();
-    let stored = models.remove(&name);
+    let StoredDefault {
+        model: stored,
+        is_unreadable,
+    } = match versions.remove(&name) {
+        Some(versions) => load_default(&store, &config, &budget, &name, &versions).await?,
+        None => {
+            // Fails if its folder cannot be listed: never replace it with the synthetic one then.
+            store.versions(&name).await?;
+            StoredDefault::default()
+        }
+    };
+    let loaded = usize::from(stored.is_some());
     let is_retrained = matches!(default, DefaultModel::Retrain(_));
     let default = match (default, stored) {
         (DefaultModel::LoadOrTrain(_), Some(stored)) => {
@@ -50,7 +74,7 @@ pub(super) async fn open(
             stored
         }
         // Never replace an unreadable stored model with the synthetic one.
-        (DefaultModel::LoadOrTrain(_), None) if default_unreadable => {
+        (DefaultModel::LoadOrTrain(_), None) if is_unreadable => {
             return Err(SetupError::DefaultUnreadable);
         }
         (DefaultModel::LoadOrTrain(readings), None) => {
@@ -63,7 +87,7 @@ pub(super) async fn open(
                 )
             };
             let record = worker.run(job).await??;
-            Arc::new(ServedModel::new(record, None, &config))
+            Arc::new(ServedModel::new(record, None, &config, &budget))
         }
         (DefaultModel::Retrain(samples), stored) => {
             let settings = stored.map_or_else(Default::default, |model| model.settings.clone());
@@ -71,17 +95,90 @@ pub(super) async fn open(
             let job = move || fit(&model, request(samples, settings), &server);
             let record = worker.run(job).await??;
             let version = store_next(&store, &name, &encode(&record)?).await?;
-            Arc::new(ServedModel::new(record, Some(version), &config))
+            Arc::new(ServedModel::new(record, Some(version), &config, &budget))
         }
     };
     for warning in default.warnings() {
         tracing::warn!(model = %name, "{warning}");
     }
-    let shared = Shared::new(Models::new(default, models), store, config, worker);
+    let models = Models::new(default, newest(versions));
+    let shared = Arc::new(Shared::new(models, store, config, budget, runtime, worker));
     if is_retrained {
         shared.announce_and_prune(&name, ChangeKind::Retrain).await;
     }
-    Ok((shared, seen))
+    Ok(Opened {
+        shared,
+        stored: count,
+        loaded,
+        seen,
+    })
+}
+
+/// The newest version of each model.
+fn newest(
+    versions: BTreeMap<ModelName, Vec<Version>>,
+) -> impl Iterator<Item = (ModelName, Version)> {
+    versions
+        .into_iter()
+        .filter_map(|(name, mut versions)| Some((name, versions.pop()?)))
+}
+
+/// The default model as it is stored.
+#[derive(Default)]
+struct StoredDefault {
+    model: Option<Arc<ServedModel>>,
+    /// Whether it is stored, but cannot be read.
+    is_unreadable: bool,
+}
+
+async fn load_default(
+    store: &Store,
+    config: &RegistryConfig,
+    budget: &Arc<MemoryBudget>,
+    name: &ModelName,
+    versions: &[Version],
+) -> Result<StoredDefault, StoreError> {
+    let read = async |version| {
+        // It is always in memory, whatever it takes.
+        let reserve = |bytes| Some(budget.reserve(bytes));
+        match fetch(store, budget, name, version, reserve).await? {
+            Some(fetched) => {
+                let decoded = fetched.decode_blocking().await?;
+                Ok(Some(decoded.into_model(config, budget)))
+            }
+            None => Ok(None),
+        }
+    };
+    let mut newest = find_newest(store, name, versions, read).await;
+    if newest.is_missing() {
+        // Another server stored newer versions since the listing, and removed these.
+        let versions = store.versions(name).await?;
+        newest = find_newest(store, name, &versions, read).await;
+    }
+    let Newest {
+        found,
+        read_error,
+        has_unsupported,
+    } = newest;
+    match (found.flatten(), read_error) {
+        // A network error is likely to be transient: a later start reads it. A disk error may be
+        // permanent.
+        (_, Some(error)) if !store.is_folder() => Err(error),
+        (Some(model), _) => Ok(StoredDefault {
+            model: Some(model),
+            is_unreadable: false,
+        }),
+        (None, read_error) => {
+            let is_unreadable = read_error.is_some() || has_unsupported;
+            if !is_unreadable {
+                tracing::error!(model = %name, "none of the stored versions can be served");
+            }
+            Ok(StoredDefault {
+                model: None,
+                is_unreadable,
+            })
+        }
+    }
 }
 
 /// A request to train on readings without names.

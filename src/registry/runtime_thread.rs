@@ -37,6 +37,10 @@ impl RuntimeThread {
         })
     }
 
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Runs a future on the thread.
     pub(super) fn spawn<T: Send + 'static>(
         &self,

@@ -4,12 +4,18 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
 use super::backlog::Backlog;
 use super::config::RegistryConfig;
 use super::error::ChangeError;
+use super::limits::LOAD_CONCURRENCY;
+use super::load::Loads;
 use super::model_queue::ModelQueues;
 use super::models::Models;
 use super::training_worker::TrainingWorker;
+use crate::memory::MemoryBudget;
 use crate::store::{ModelName, Store, Version};
 
 #[derive(Debug)]
@@ -17,6 +23,15 @@ pub(super) struct Shared {
     pub(super) models: Models,
     pub(super) store: Store,
     pub(super) config: RegistryConfig,
+    /// The memory of models and trainings.
+    pub(super) budget: Arc<MemoryBudget>,
+    /// Runs loads, which requests on other threads wait for.
+    pub(super) runtime: Handle,
+    pub(super) loads: Loads,
+    /// A permit for each load that requests may run at the same time.
+    pub(super) load_permits: Semaphore,
+    /// Held while the metadata of all models are read.
+    pub(super) summaries_turn: AsyncMutex<()>,
     pub(super) queues: Arc<ModelQueues>,
     pub(super) worker: TrainingWorker,
     pub(super) backlog: Arc<Backlog>,
@@ -32,12 +47,19 @@ impl Shared {
         models: Models,
         store: Store,
         config: RegistryConfig,
+        budget: Arc<MemoryBudget>,
+        runtime: Handle,
         worker: TrainingWorker,
     ) -> Self {
         Self {
             models,
             store,
             config,
+            budget,
+            runtime,
+            loads: Loads::default(),
+            load_permits: Semaphore::new(LOAD_CONCURRENCY),
+            summaries_turn: AsyncMutex::default(),
             queues: Arc::default(),
             worker,
             backlog: Arc::default(),

@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 
 use super::limits::{FULL_SCAN_ROUNDS, LOAD_CONCURRENCY};
-use super::load::load_newest;
+use super::load::{Newest, find_newest};
+use super::models::Summary;
 use super::shared::Shared;
 use crate::store::{ModelName, Poll, StoreError, Version};
 
@@ -75,17 +76,17 @@ impl Shared {
         let mut unsupported_versions = self.unsupported_versions();
         unsupported_versions.retain(|name, _| stored.contains_key(name));
         let mut changed = BTreeSet::new();
-        for (name, model) in self.models.all() {
+        for (name, served) in self.models.versions() {
             let versions = stored.remove(&name);
             let newest = versions.as_ref().and_then(|versions| versions.last());
-            let served = model.version.as_ref();
-            let is_current = match (served, newest) {
+            let is_current = match (&served, newest) {
                 (Some(served), Some(newest)) if served.is(newest) => true,
                 // A served version above the unsupported one has been deleted by another server.
                 (served, Some(newest)) => {
                     unsupported_versions.get(&name).is_some_and(|unsupported| {
-                        let is_newer =
-                            served.is_none_or(|served| unsupported.number > served.number);
+                        let is_newer = served
+                            .as_ref()
+                            .is_none_or(|served| unsupported.number > served.number);
                         is_newer && unsupported.is(newest)
                     })
                 }
@@ -125,12 +126,12 @@ impl Shared {
             .await
     }
 
-    /// Serves the newest stored version of a model. The caller must hold the model's turn. Returns
-    /// whether every newer version could be examined; if not, the model is unchanged.
+    /// Serves the newest stored version of a model: loads it if the model is in memory, and else
+    /// notes it. The caller must hold the model's turn. Returns whether every newer version could be
+    /// examined; if not, the model is unchanged.
     pub(super) async fn refresh(&self, name: &ModelName) -> Result<bool, StoreError> {
         let versions = self.store.versions(name).await?;
-        let model = self.models.get(name);
-        let served = model.as_ref().and_then(|model| model.version.as_ref());
+        let served = self.models.version(name);
         if versions.is_empty() {
             if served.is_some() && !name.is_default() {
                 self.models.remove(name);
@@ -140,24 +141,53 @@ impl Shared {
         }
         // Read only versions newer than the served one; all, if that was deleted.
         let position = |served: &Version| versions.iter().position(|version| version.is(served));
-        let first_newer = served.and_then(position).map_or(0, |served| served + 1);
-        let loaded = load_newest(&self.store, &self.config, name, &versions[first_newer..]).await;
-        // A network error is likely to be transient, so try again before serving an older version.
-        if loaded.read_error.is_some() && !self.store.is_folder() {
-            return Ok(false);
-        }
-        let is_unsupported = loaded.has_unsupported && loaded.read_error.is_none();
-        match versions.last().filter(|_| is_unsupported) {
-            Some(newest) => self
-                .unsupported_versions()
-                .insert(name.clone(), newest.clone()),
-            None => self.unsupported_versions().remove(name),
+        let first_newer = served.as_ref().and_then(position).map_or(0, |at| at + 1);
+        let newer = &versions[first_newer..];
+        let version = if self.models.is_loaded(name) {
+            let read = |version| self.read_model(name, version);
+            let newest = find_newest(&self.store, name, newer, read).await;
+            if !self.is_examined(name, &versions, &newest) {
+                return Ok(false);
+            }
+            match newest.found {
+                // There is no memory for it now.
+                Some(None) => return Ok(false),
+                Some(Some(model)) => {
+                    self.models.set(name, Arc::clone(&model));
+                    self.unload_excess();
+                    model.version_number()
+                }
+                None => None,
+            }
+        } else {
+            let read = |version: Version| async move {
+                let metadata = self.store.read_metadata(name, version.number).await?;
+                Ok((Summary::from_metadata(&metadata, &version), version))
+            };
+            let newest = find_newest(&self.store, name, newer, read).await;
+            if !self.is_examined(name, &versions, &newest) {
+                return Ok(false);
+            }
+            newest.found.map(|(summary, version)| {
+                let number = version.number;
+                self.models.note(name, version, Some(summary));
+                number
+            })
         };
-        if let Some(model) = loaded.model {
-            let version = model.version_number();
-            self.models.set(name, Arc::new(model));
+        if version.is_some() {
             tracing::info!(model = %name, version, "synced a version that another server stored");
         }
         Ok(true)
+    }
+
+    /// Whether every newer version could be examined. If so, notes the newest one if its format is
+    /// not supported.
+    fn is_examined<T>(&self, name: &ModelName, versions: &[Version], newest: &Newest<T>) -> bool {
+        // A network error is likely to be transient, so try again before serving an older version.
+        let is_examined = newest.read_error.is_none() || self.store.is_folder();
+        if is_examined {
+            self.note_unsupported(name, versions, newest);
+        }
+        is_examined
     }
 }

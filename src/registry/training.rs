@@ -2,12 +2,23 @@
 
 use std::time::SystemTime;
 
+use linfa::ParamGuard;
 use ndarray::Array2;
 
 use super::config::RegistryConfig;
 use super::error::ChangeError;
-use crate::detector::Detector;
+use crate::detector::{Detector, DetectorError};
+use crate::forest::{FitError, fit_memory};
 use crate::store::{ModelName, ModelSettings, Record};
+
+/// What a training takes, estimated from its body before that is parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TrainingEstimate {
+    /// Its cost in nanoseconds of one core.
+    pub nanos: u64,
+    /// The most numbers that its body may have.
+    pub numbers: usize,
+}
 
 /// The readings and settings to train a model on.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +29,23 @@ pub struct TrainingRequest {
     pub feature_names: Vec<String>,
     /// The model's own settings.
     pub settings: ModelSettings,
+}
+
+/// The memory of the readings of a body that has at most `numbers` numbers, in bytes.
+pub(super) fn parse_memory(numbers: usize) -> usize {
+    size_of::<f64>().saturating_mul(numbers)
+}
+
+/// The memory of a training, in bytes: its readings, and the fit of its forest.
+pub(super) fn training_memory(
+    request: &TrainingRequest,
+    config: &RegistryConfig,
+) -> Result<usize, ChangeError> {
+    let params = request.settings.params(&config.params);
+    let params = params.check_ref().map_err(FitError::from);
+    let (rows, features) = request.samples.dim();
+    let fit = fit_memory(params.map_err(DetectorError::from)?, rows, features);
+    Ok(fit.saturating_add(parse_memory(request.samples.len())))
 }
 
 /// Fits a model, and logs the settings that reproduce it.

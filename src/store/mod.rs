@@ -306,6 +306,15 @@ impl Store {
         }
     }
 
+    /// Reads the bytes of a version without decoding them.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] if the version is missing, or the store does not answer.
+    pub async fn read_bytes(&self, name: &ModelName, version: u64) -> Result<Bytes, ReadError> {
+        self.fetch(name, version, None).await
+    }
+
     /// The bytes of a version, or its first ones.
     async fn fetch(
         &self,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use iforest_server::detector::{Detector, Prediction};
 use iforest_server::registry::{
-    ChangeError, DefaultModel, Registry, RegistryConfig, ServedModel, TrainingRequest,
+    ChangeError, DefaultModel, Registry, RegistryConfig, ServedModel, TrainingEstimate,
+    TrainingRequest,
 };
 use iforest_server::store::{ModelName, ModelSettings, Store};
 use iforest_server::training_data;
@@ -50,7 +51,12 @@ fn training(samples: Array2<f64>) -> TrainingRequest {
 async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<ServedModel>, ChangeError> {
     let name = ModelName::default_model();
     registry
-        .retrain(&name, 0, |_| Ok(0), |_| Ok(training(data)))
+        .retrain(
+            &name,
+            0,
+            |_| Ok(TrainingEstimate::default()),
+            |_| Ok(training(data)),
+        )
         .await
 }
 
@@ -207,7 +213,7 @@ async fn a_full_queue_refuses_retrains_and_survives_a_panic() {
     let blocking = registry.retrain::<ChangeError>(
         &name,
         0,
-        |_| Ok(0),
+        |_| Ok(TrainingEstimate::default()),
         move |_| {
             let _ = blocked.recv();
             panic!("on purpose");
@@ -245,7 +251,7 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
         let trained = registry.retrain(
             &model,
             0,
-            |_| Ok(0),
+            |_| Ok(TrainingEstimate::default()),
             |_| Ok::<_, ChangeError>(training(data)),
         );
         trained.await.expect("it trains")
@@ -257,7 +263,7 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
     let blocking = registry.retrain::<ChangeError>(
         &model,
         0,
-        |_| Ok(0),
+        |_| Ok(TrainingEstimate::default()),
         move |_| {
             let _ = blocked.recv();
             Ok(training(readings(2, 300, 1)))
@@ -267,16 +273,25 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
     let soon = Duration::from_millis(50);
     assert!(tokio::time::timeout(soon, blocking.as_mut()).await.is_err());
     for _ in 0..1000 {
-        let served = registry.get(&name("b")).expect("it is served");
+        let served = registry
+            .get(&name("b"))
+            .await
+            .expect("in memory")
+            .expect("it is served");
         assert!(Arc::ptr_eq(&served, &before));
         served.detector.predict(VALUE).expect("never fails");
-        assert!(registry.get(&name("a")).is_some(), "still served");
+        let a = registry.get(&name("a")).await.expect("in memory");
+        assert!(a.is_some(), "still served");
     }
     unblock.send(()).expect("it is blocked");
     let after = blocking.await.expect("it trains");
     assert!(Arc::ptr_eq(
         &after,
-        &registry.get(&name("a")).expect("served")
+        &registry
+            .get(&name("a"))
+            .await
+            .expect("in memory")
+            .expect("served")
     ));
 }
 
@@ -304,7 +319,7 @@ async fn models_are_stored_in_parallel() {
             let retrain = registry.retrain(
                 &model,
                 0,
-                |_| Ok(0),
+                |_| Ok(TrainingEstimate::default()),
                 |_| Ok::<_, ChangeError>(training(data)),
             );
             retrain.await.expect("it trains")
@@ -312,5 +327,6 @@ async fn models_are_stored_in_parallel() {
     });
     futures_util::future::join_all(trainings).await;
     assert!(start.elapsed() < put * MODELS / 2, "{:?}", start.elapsed());
-    assert_eq!(registry.all().len() as u32, MODELS + 1);
+    let models = registry.list().await.expect("all are known");
+    assert_eq!(models.len() as u32, MODELS + 1);
 }

@@ -8,7 +8,7 @@ use iforest_server::forest::{
     IsolationForest, IsolationForestParams, MAX_TABLE_ADDITIONS, MaxSamples,
 };
 use iforest_server::registry::{
-    ChangeError, DefaultModel, Registry, RegistryConfig, TrainingRequest,
+    ChangeError, DefaultModel, Registry, RegistryConfig, TrainingEstimate, TrainingRequest,
 };
 use iforest_server::store::{ModelName, ModelSettings, Store};
 use iforest_server::training_data;
@@ -68,7 +68,7 @@ async fn a_costly_training_is_refused_while_another_one_runs() {
     let blocking = registry.retrain::<ChangeError>(
         &default,
         0,
-        |_| Ok(0),
+        |_| Ok(TrainingEstimate::default()),
         move |_| {
             let _ = blocked.recv();
             Ok(training(1))
@@ -213,7 +213,12 @@ async fn the_work_that_waits_is_bounded() {
     let blocking = registry.retrain::<ChangeError>(
         &running,
         0,
-        |_| Ok(60 * SECOND),
+        |_| {
+            Ok(TrainingEstimate {
+                nanos: 60 * SECOND,
+                numbers: 0,
+            })
+        },
         move |_| {
             let _ = blocked.recv();
             Ok(training(1))

@@ -4,7 +4,7 @@
 //! * `forest`, `detector`, `store`, `stored_format`, `concurrency`: the library
 //! * `cost`: bounds on the work that requests ask for
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
-//! * `program`, `durability`, `cluster`, `untrusted_store`: the real binary
+//! * `program`, `durability`, `cluster`, `untrusted_store`, `loading`, `memory`: the real binary
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
 
@@ -17,6 +17,8 @@ mod durability;
 mod error_codes;
 mod examples;
 mod forest;
+mod loading;
+mod memory;
 mod models;
 mod predict;
 mod program;

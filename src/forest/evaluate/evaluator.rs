@@ -49,6 +49,15 @@ impl Evaluator {
         }
     }
 
+    /// The bytes that it holds.
+    pub(in crate::forest) fn memory_size(&self) -> usize {
+        match &self.method {
+            Method::Step(step) => step.memory_size(),
+            Method::Perfect(trees) => trees.memory_size(),
+            Method::Walk(walk) => walk.memory_size(),
+        }
+    }
+
     /// scikit-learn's `score_samples` of one row; `row` must have one value per feature.
     pub(in crate::forest) fn score_one(&self, row: &[f64]) -> f64 {
         let narrow = |row: &[f64]| row.iter().map(|&value| value as f32).collect::<Vec<_>>();

@@ -111,6 +111,11 @@ impl PerfectTrees {
         self.nodes.len() / self.width
     }
 
+    /// The bytes that it holds.
+    pub(super) fn memory_size(&self) -> usize {
+        size_of::<Node>() * self.nodes.capacity() + size_of::<f64>() * self.lengths.capacity()
+    }
+
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
         let nodes = self.nodes.chunks_exact(self.width);

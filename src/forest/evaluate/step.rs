@@ -84,6 +84,13 @@ impl StepFunction {
         })
     }
 
+    /// The bytes that it holds.
+    pub(super) fn memory_size(&self) -> usize {
+        size_of::<f32>() * self.breakpoints.capacity()
+            + size_of::<f64>() * self.scores.capacity()
+            + size_of::<u32>() * self.buckets.starts.capacity()
+    }
+
     /// The intervals in ascending order: the greatest value and the anomaly score of each.
     pub(super) fn intervals(&self) -> impl Iterator<Item = (f32, f64)> {
         let upper = self.breakpoints.iter().copied();

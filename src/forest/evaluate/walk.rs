@@ -61,6 +61,13 @@ impl Walk {
         self.roots.len()
     }
 
+    /// The bytes that it holds.
+    pub(super) fn memory_size(&self) -> usize {
+        size_of::<Node>() * self.nodes.capacity()
+            + size_of::<u32>() * self.roots.capacity()
+            + size_of::<f64>() * self.lengths.capacity()
+    }
+
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
         self.roots.iter().fold(0.0, |sum, &root| {

@@ -96,6 +96,16 @@ impl Trees {
         self.ends.len()
     }
 
+    /// The bytes that they hold.
+    pub(in crate::forest) fn memory_size(&self) -> usize {
+        size_of::<u32>()
+            * (self.ends.capacity()
+                + self.feature.capacity()
+                + self.right.capacity()
+                + self.n_node_samples.capacity())
+            + size_of::<f64>() * self.threshold.capacity()
+    }
+
     pub(in crate::forest) fn iter(&self) -> impl ExactSizeIterator<Item = Tree<'_>> {
         (0..self.len()).map(|i| {
             let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };

@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::encoding;
@@ -157,6 +158,52 @@ fn unquote(key: &RawValue) -> Option<Cow<'_, str>> {
 pub(super) fn items(raw: &RawValue) -> Option<Vec<&RawValue>> {
     // Raw values are valid JSON, so only the type can be wrong.
     serde_json::from_str(raw.get()).ok()
+}
+
+/// Calls `each` with the items of an array, one after the other, until it fails. `None` for JSON that
+/// is no array. Unlike [`items`], it takes no memory for each of millions of items.
+pub(super) fn for_each_item<'a, E>(
+    raw: &'a RawValue,
+    each: impl FnMut(&'a RawValue) -> Result<(), E>,
+) -> Option<Result<(), E>> {
+    struct Each<F, E>(F, Option<E>);
+
+    impl<'de, F: FnMut(&'de RawValue) -> Result<(), E>, E> Visitor<'de> for &mut Each<F, E> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+            while let Some(item) = items.next_element()? {
+                if let Err(error) = (self.0)(item) {
+                    self.1 = Some(error);
+                    return Err(A::Error::custom("the item is refused"));
+                }
+            }
+            Ok(())
+        }
+    }
+
+    let mut visitor = Each(each, None);
+    let mut json = serde_json::Deserializer::from_str(raw.get());
+    match (json.deserialize_seq(&mut visitor), visitor.1) {
+        (_, Some(error)) => Some(Err(error)),
+        (Ok(()), None) => Some(Ok(())),
+        // Raw values are valid JSON, so only the type can be wrong.
+        (Err(_), None) => None,
+    }
+}
+
+/// The number of items of an array; `None` for JSON that is no array.
+pub(super) fn count_items(raw: &RawValue) -> Option<usize> {
+    let mut count = 0;
+    let _ = for_each_item(raw, |_| {
+        count += 1;
+        Ok::<_, Infallible>(())
+    })?;
+    Some(count)
 }
 
 /// Why Python's `float` rejects a JSON value, or the forest its result.

@@ -1,5 +1,7 @@
 //! The body of a prediction: one reading, or many.
 
+use std::convert::Infallible;
+
 use serde_json::value::RawValue;
 
 use super::json::{self, NumberError};
@@ -51,12 +53,25 @@ pub(in crate::http) fn parse_rows(
 }
 
 /// Parses one reading: a list, an object by the features' names, or a number for one feature.
-pub(super) fn parse_row(
+fn parse_row(
     raw: &RawValue,
     place: Place,
     features: usize,
     names: &[String],
 ) -> Result<Vec<f64>, ApiError> {
+    let mut values = Vec::with_capacity(features);
+    parse_row_into(&mut values, raw, place, features, names)?;
+    Ok(values)
+}
+
+/// As [`parse_row`], appended to `values`.
+pub(super) fn parse_row_into(
+    values: &mut Vec<f64>,
+    raw: &RawValue,
+    place: Place,
+    features: usize,
+    names: &[String],
+) -> Result<(), ApiError> {
     let number =
         |raw: &RawValue, place: Place| json::number(raw).map_err(|error| error.at(place, raw));
     let expected = || match (features, names) {
@@ -67,35 +82,42 @@ pub(super) fn parse_row(
     };
     match raw.get().as_bytes() {
         [b'[', ..] => {
-            let items = json::items(raw).unwrap_or_default();
-            if items.len() != features {
-                let message = format!("{place} must be {}; got {}", expected(), items.len());
+            let mut count = 0;
+            let mut refused = Ok(());
+            // A list of another length is refused as such, whatever its items are.
+            let _ = json::for_each_item(raw, |item| {
+                if count < features && refused.is_ok() {
+                    refused = number(item, place.feature(count)).map(|value| values.push(value));
+                }
+                count += 1;
+                Ok::<_, Infallible>(())
+            });
+            if count != features {
+                let message = format!("{place} must be {}; got {count}", expected());
                 return Err(ApiError::unprocessable(ErrorCode::WrongWidth, message).at(place));
             }
-            items
-                .into_iter()
-                .enumerate()
-                .map(|(i, item)| number(item, place.feature(i)))
-                .collect()
+            refused
         }
-        [b'{', ..] if !names.is_empty() => json::fields_of(raw, names)
-            .unwrap_or_default()
-            .into_iter()
-            .zip(names)
-            .map(|(item, name)| match item {
-                Some(item) => number(item, place.feature_name(name)),
-                None => Err(ApiError::unprocessable(
-                    ErrorCode::MissingField,
-                    format!(
+        [b'{', ..] if !names.is_empty() => {
+            let items = json::fields_of(raw, names).unwrap_or_default();
+            for (item, name) in items.into_iter().zip(names) {
+                let Some(item) = item else {
+                    let message = format!(
                         "{place} must have a number for each of the {features} features {}; \
                          {name} is missing",
                         listed(names)
-                    ),
-                )
-                .at(place.feature_name(name))),
-            })
-            .collect(),
-        _ if features == 1 => Ok(vec![number(raw, place)?]),
+                    );
+                    let error = ApiError::unprocessable(ErrorCode::MissingField, message);
+                    return Err(error.at(place.feature_name(name)));
+                };
+                values.push(number(item, place.feature_name(name))?);
+            }
+            Ok(())
+        }
+        _ if features == 1 => {
+            values.push(number(raw, place)?);
+            Ok(())
+        }
         _ => {
             let code = match json::number(raw) {
                 Err(error @ NumberError::TooLarge) => return Err(error.at(place, raw)),

@@ -1,12 +1,13 @@
 //! Response bodies: server.py's shapes, key order and number format, and those of models by name.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::detector::{OutOfRange, Prediction};
 use crate::http::place::Place;
-use crate::registry::ServedModel;
+use crate::registry::{ServedModel, Summary};
 use crate::store::ModelName;
 
 /// A reading, or its scaled values: a number, or a list of numbers.
@@ -121,14 +122,13 @@ pub(in crate::http) struct ModelSummary {
 }
 
 impl ModelSummary {
-    pub(in crate::http) fn new(name: &ModelName, model: &ServedModel) -> Self {
-        let forest = model.detector.forest();
+    pub(in crate::http) fn new(name: &ModelName, model: &Summary) -> Self {
         Self {
             name: name.to_string(),
-            features: forest.n_features(),
-            samples_used: forest.n_samples(),
-            trained_at: time(model),
-            version: model.version_number(),
+            features: model.features,
+            samples_used: model.samples,
+            trained_at: time(model.trained_at),
+            version: model.version,
         }
     }
 }
@@ -179,7 +179,7 @@ impl ModelInfo {
             threshold: forest.threshold(),
             out_of_range: model.out_of_range,
             out_of_range_margin: model.out_of_range_margin,
-            trained_at: time(model),
+            trained_at: time(model.trained_at),
             version: model.version_number(),
             restored_from: model.restored_from,
             training_ranges: {
@@ -193,8 +193,8 @@ impl ModelInfo {
     }
 }
 
-fn time(model: &ServedModel) -> String {
-    humantime::format_rfc3339_seconds(model.trained_at).to_string()
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// The response to a retrain or a rollback of a model by name.

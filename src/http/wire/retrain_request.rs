@@ -7,14 +7,14 @@ use ndarray::Array2;
 use serde_json::value::RawValue;
 
 use super::json::{self, NumberError};
-use super::samples::{SampleCount, count_samples, parse_flat_samples, parse_samples};
+use super::samples::{SampleCount, count_samples, most_numbers, parse_flat_samples, parse_samples};
 use crate::detector::OutOfRange;
 use crate::excerpt::excerpt;
 use crate::forest::{IsolationForestParams, MaxSamples};
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::limits::{MAX_FEATURE_NAME, MAX_FEATURES, PARSE_NANOS_PER_BYTE, check_cost};
 use crate::http::place::Place;
-use crate::registry::{ServedModel, TrainingRequest};
+use crate::registry::{ServedModel, TrainingEstimate, TrainingRequest};
 use crate::store::ModelSettings;
 
 /// A setting that a retrain may change: its field, and how its JSON is parsed into the settings.
@@ -94,7 +94,7 @@ pub(in crate::http) fn estimate_retrain(
     body: &[u8],
     model: Option<&ServedModel>,
     server: &IsolationForestParams,
-) -> Result<u64, ApiError> {
+) -> Result<TrainingEstimate, ApiError> {
     let training = || {
         let text = json::decode(body).ok()?;
         let [samples, feature_names, given @ ..] = json::fields(&text, FIELDS, EXAMPLE).ok()?;
@@ -113,7 +113,7 @@ pub(in crate::http) fn estimate_flask_retrain(
     body: &[u8],
     model: Option<&ServedModel>,
     server: &IsolationForestParams,
-) -> Result<u64, ApiError> {
+) -> Result<TrainingEstimate, ApiError> {
     let training = || {
         let text = json::decode(body).ok()?;
         let [samples] = json::fields(&text, ["samples"], EXAMPLE).ok()?;
@@ -126,14 +126,18 @@ fn check_estimate(
     body: &[u8],
     server: &IsolationForestParams,
     training: Option<(ModelSettings, (usize, usize))>,
-) -> Result<u64, ApiError> {
+) -> Result<TrainingEstimate, ApiError> {
     let parsing = (body.len() as u64).saturating_mul(PARSE_NANOS_PER_BYTE);
-    match training {
+    let training = match training {
         Some((settings, shape)) if settings.params(server).check_ref().is_ok() => {
-            Ok(parsing.saturating_add(check_cost(&settings, server, shape)?))
+            check_cost(&settings, server, shape)?
         }
-        _ => Ok(parsing),
-    }
+        _ => 0,
+    };
+    Ok(TrainingEstimate {
+        nanos: parsing.saturating_add(training),
+        numbers: most_numbers(body),
+    })
 }
 
 fn model_settings(model: Option<&ServedModel>) -> ModelSettings {

@@ -6,7 +6,7 @@ use ndarray::{Array1, Array2, Axis};
 use serde_json::value::RawValue;
 
 use super::json::{self, NumberError};
-use super::predict_request::parse_row;
+use super::predict_request::parse_row_into;
 use crate::excerpt::excerpt;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::limits::{MAX_FEATURES, MAX_NESTING};
@@ -51,12 +51,41 @@ pub(super) fn parse_samples(
     features: Option<usize>,
     names: &[String],
 ) -> Result<Array2<f64>, ApiError> {
-    let items = json::items(raw).ok_or_else(|| json::not_a_list("samples", raw))?;
-    let Some(first) = items.first() else {
+    let mut values = Vec::with_capacity(most_numbers(raw.get().as_bytes()));
+    let mut rows = 0;
+    let mut width = features;
+    json::for_each_item(raw, |item| {
+        let features = match width {
+            Some(features) if rows > 0 => features,
+            _ => *width.insert(check_first(item, features, names)?),
+        };
+        parse_row_into(
+            &mut values,
+            item,
+            Place::item("samples", rows),
+            features,
+            names,
+        )?;
+        rows += 1;
+        Ok::<_, ApiError>(())
+    })
+    .ok_or_else(|| json::not_a_list("samples", raw))??;
+    let Some(features) = width.filter(|_| rows > 0) else {
         let message = "samples must hold at least one reading, got []";
         return Err(ApiError::unprocessable(ErrorCode::TooFew, message).at("samples"));
     };
-    let features = features.unwrap_or_else(|| json::items(first).map_or(1, |first| first.len()));
+    Array2::from_shape_vec((rows, features), values).map_err(|error| {
+        ApiError::unprocessable(ErrorCode::WrongWidth, format!("samples: {error}")).at("samples")
+    })
+}
+
+/// The number of features, which the first reading sets where it is not known.
+fn check_first(
+    first: &RawValue,
+    features: Option<usize>,
+    names: &[String],
+) -> Result<usize, ApiError> {
+    let features = features.unwrap_or_else(|| json::count_items(first).unwrap_or(1));
     if features > MAX_FEATURES {
         let message =
             format!("samples[0] must have at most {MAX_FEATURES} numbers, got {features}");
@@ -74,24 +103,22 @@ pub(super) fn parse_samples(
             ApiError::unprocessable(ErrorCode::WrongType, message).at(Place::item("samples", 0))
         );
     }
-    // The claimed size is not checked yet, so reserve no more than the body can hold.
-    let numbers = items.len().saturating_mul(features);
-    let mut values = Vec::with_capacity(numbers.min(raw.get().len() / 2));
-    for (i, item) in items.iter().enumerate() {
-        values.extend(parse_row(item, Place::item("samples", i), features, names)?);
-    }
-    Array2::from_shape_vec((items.len(), features), values).map_err(|error| {
-        ApiError::unprocessable(ErrorCode::WrongWidth, format!("samples: {error}")).at("samples")
-    })
+    Ok(features)
+}
+
+/// The most numbers that a JSON text can hold: two are separated by a comma. Reserving memory for
+/// them at once avoids a copy of millions, which would need twice the memory for a moment.
+pub(super) fn most_numbers(text: &[u8]) -> usize {
+    let commas = text.iter().filter(|&&byte| byte == b',').count();
+    // A comma in a string separates no numbers.
+    (commas + 1).min(text.len() / 2 + 1)
 }
 
 /// Parses the samples of server.py's /retrain: a number, or arrays of any even nesting, which are
 /// flattened as numpy does. One row per number.
 pub(super) fn parse_flat_samples(raw: &RawValue) -> Result<Array2<f64>, ApiError> {
     let mut samples = FlatSamples {
-        // As many numbers as the text can hold: growing step by step would copy millions, and need
-        // twice the memory for a moment.
-        values: Vec::with_capacity(raw.get().len() / 2),
+        values: Vec::with_capacity(most_numbers(raw.get().as_bytes())),
         ..FlatSamples::default()
     };
     samples.parse(raw)?;

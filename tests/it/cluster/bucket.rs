@@ -241,7 +241,7 @@ fn a_damaged_object_is_set_aside_and_the_older_version_is_served() {
     write(&path("models", 1), &encoded(old.clone()));
     write(&path("models", 2), damaged);
     let server = server_on(&bucket, &[]);
-    let log = server.log();
+    let log = server.log_when_loaded();
     let named = version_path("models", "motor", 2);
     let line = log.lines().find(|line| line.contains(&named));
     let line = line.unwrap_or_else(|| panic!("the log does not name {named}:\n{log}"));

@@ -134,7 +134,7 @@ fn damaged_versions_are_logged_and_set_aside_and_the_older_one_is_served() {
     write(&folder.version("default", 1), b"");
 
     let server = Server::on(&folder, &["--n-estimators", TREES]);
-    let log = server.log();
+    let log = server.log_when_loaded();
     let row = [1.5, 2.5];
     for (model, bytes) in &damages {
         let named = version_path("models", model, 2);
@@ -165,11 +165,8 @@ fn damaged_versions_are_logged_and_set_aside_and_the_older_one_is_served() {
     }
     drop(server);
     let server = Server::on(&folder, &[]);
-    assert!(
-        !server.log().contains("cannot be served"),
-        "{}",
-        server.log()
-    );
+    let log = server.log_when_loaded();
+    assert!(!log.contains("cannot be served"), "{log}");
     assert_eq!(server.model("lost").samples_used(), Some(40));
     assert_eq!(server.model("default").samples_used(), Some(40));
 }
@@ -193,7 +190,7 @@ fn a_newer_format_is_logged_skipped_and_left_in_place() {
     write(&folder.version("future", 1), &newer_bytes);
 
     let server = Server::on(&folder, &["--n-estimators", TREES]);
-    let log = server.log();
+    let log = server.log_when_loaded();
     for (model, version) in [("motor", 2), ("future", 1)] {
         let named = version_path("models", model, version);
         let line = log.lines().find(|line| line.contains(&named));
@@ -233,6 +230,7 @@ fn a_newer_format_is_not_logged_again_after_every_change() {
     let options = ["--n-estimators", TREES, "--refresh-interval", "20ms"];
     let server = Server::on(&folder, &options);
     let times_logged = || server.log().matches("skipped").count();
+    server.log_when_loaded();
     assert_eq!(times_logged(), 2);
     for seed in 0..6 {
         server.retrain("other", &readings(seed, 40, 1));

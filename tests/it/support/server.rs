@@ -166,6 +166,12 @@ impl Server {
         seen.join("\n")
     }
 
+    /// All output so far, once every stored model was loaded.
+    pub(crate) fn log_when_loaded(&self) -> String {
+        self.wait_for_line(" stored models in ");
+        self.log()
+    }
+
     /// Kills the process in the middle of whatever it does and returns all of its output.
     pub(crate) fn kill(mut self) -> String {
         self.process.kill().expect("it runs");
