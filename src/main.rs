@@ -72,7 +72,8 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
             DefaultModel::LoadOrTrain(Box::new(move || synthetic(random_state)))
         }
     };
-    tracing::info!("models and trainings take at most {}", options.memory_limit);
+    let memory_limit = options.memory_limit;
+    tracing::info!("models, trainings and requests take at most {memory_limit}");
     let registry = Arc::new(Registry::open(store, options, first)?);
 
     let bound = listener.local_addr()?;
@@ -81,7 +82,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     tracing::info!(
         r#"try: curl -X POST http://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
-    let router = http::router(Arc::clone(&registry));
+    let router = http::router_with(Arc::clone(&registry), memory_limit.bodies());
     serving.store(true, Ordering::Relaxed);
     server::run(listener, router, stop, server::GRACE_PERIOD)?;
     registry.finish(ANNOUNCE_TIMEOUT);
