@@ -395,7 +395,7 @@ iforest-server {version}
 $ curl http://localhost:5000/models
 ```
 ```sh
-$ not run
+not run
 ```
 "#
     );
@@ -404,7 +404,11 @@ $ not run
     assert_eq!(lines, [17, 25], "{:?}", report.errors);
     assert!(report.errors[0].1.contains("\"served\":1"));
     assert!(report.errors[1].1.contains("--no-such-option"));
-    assert_eq!(report.others, [(19, "cargo fmt --check".to_owned())]);
+    let others = [(29, "not run"), (19, "cargo fmt --check")];
+    assert_eq!(
+        report.others,
+        others.map(|(line, command)| (line, command.to_owned()))
+    );
     assert_eq!(report.run, 5);
     assert!(is_in_ci("cargo fmt --check") && !is_in_ci("cargo"));
     assert!(root().join(".ci/run").exists());
