@@ -122,10 +122,12 @@ const STRAYS: &[(&str, Make)] = &[
         fs::set_permissions(models.join("closed"), closed).expect("changed");
     }),
     ("18446744073709551615.iforest", |models| {
-        write(&models.join("motor/18446744073709551615.iforest"), b"x");
+        let bytes = encoded(fit(3, readings(2, 50, 1)));
+        write(&models.join("motor/18446744073709551615.iforest"), &bytes);
     }),
     ("00000000002.iforest", |models| {
-        write(&models.join("motor/00000000002.iforest"), b"x");
+        let bytes = encoded(fit(3, readings(2, 50, 1)));
+        write(&models.join("motor/00000000002.iforest"), &bytes);
     }),
 ];
 
