@@ -43,6 +43,8 @@ pub(super) fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     // hyper's timer also runs while a connection is idle; there are timers of our own below.
     http.header_read_timeout(None)
+        // See `date`.
+        .auto_date_header(false)
         .max_buf_size(BUFFER_SIZE)
         // A client may close its sending side and still wait for its response.
         .half_close(true);

@@ -9,11 +9,13 @@
 //! * `connections`: all open connections, and which to close where there are too many
 //! * `worker`: a serving thread
 //! * `connection`, `exchange`, `service`: one connection; its timers, its state, its requests
+//! * `date`: the `Date` header
 //! * `busy_poll`: polling for the next request of a lone client
 
 mod busy_poll;
 mod connection;
 mod connections;
+mod date;
 mod exchange;
 mod listener;
 mod service;

@@ -21,6 +21,7 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tokio::time::timeout;
 
+use super::date;
 use super::exchange::{Exchange, Rest};
 use crate::http::{ApiError, check_host};
 
@@ -130,7 +131,10 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Response
             }
         }
         match this.response.take() {
-            Some(response) => {
+            Some(mut response) => {
+                if let Some(date) = date::now() {
+                    response.headers_mut().insert(header::DATE, date);
+                }
                 let size = response.size_hint().upper().unwrap_or(0);
                 this.exchange
                     .end(usize::try_from(size).unwrap_or(usize::MAX));
