@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -182,7 +182,9 @@ fn address_space_limit() -> Option<u64> {
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: usize,
-    reserved: AtomicUsize,
+    reserved: Mutex<usize>,
+    /// Notified when a reservation shrinks or ends.
+    freed: Condvar,
 }
 
 impl MemoryBudget {
@@ -190,7 +192,8 @@ impl MemoryBudget {
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
-            reserved: AtomicUsize::new(0),
+            reserved: Mutex::new(0),
+            freed: Condvar::new(),
         })
     }
 
@@ -201,7 +204,7 @@ impl MemoryBudget {
 
     /// How many bytes are reserved.
     pub fn reserved(&self) -> usize {
-        self.reserved.load(Ordering::Relaxed)
+        *self.lock()
     }
 
     /// How many bytes must be given back before `bytes` can be reserved.
@@ -213,17 +216,38 @@ impl MemoryBudget {
 
     /// Reserves memory; `None` if that would exceed the limit.
     pub fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
-        let mut reservation = self.reserve(0);
-        reservation.try_grow(bytes).then_some(reservation)
+        let mut reserved = self.lock();
+        let sum = reserved
+            .checked_add(bytes)
+            .filter(|&sum| sum <= self.limit)?;
+        *reserved = sum;
+        drop(reserved);
+        Some(self.reservation(bytes))
     }
 
     /// Reserves memory that is in use already, even beyond the limit.
     pub fn reserve(self: &Arc<Self>, bytes: usize) -> Reservation {
-        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        *self.lock() += bytes;
+        self.reservation(bytes)
+    }
+
+    /// Blocks until memory is given back, or the timeout has passed.
+    pub fn wait(&self, timeout: Duration) {
+        let reserved = self.lock();
+        // Whoever waits looks again, whatever woke it up.
+        let _ = self.freed.wait_timeout(reserved, timeout);
+    }
+
+    fn reservation(self: &Arc<Self>, bytes: usize) -> Reservation {
         Reservation {
             budget: Arc::clone(self),
             bytes,
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        // The sum changes in one step, so a poisoned lock holds a valid one.
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -240,36 +264,18 @@ impl Reservation {
         self.bytes
     }
 
-    /// Makes the reservation `bytes` larger, unless that would exceed the limit.
-    pub fn try_grow(&mut self, bytes: usize) -> bool {
-        let limit = self.budget.limit;
-        let grown =
-            self.budget
-                .reserved
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |reserved| {
-                    reserved.checked_add(bytes).filter(|&sum| sum <= limit)
-                });
-        if grown.is_ok() {
-            self.bytes += bytes;
-        }
-        grown.is_ok()
-    }
-
-    /// Sets the size to what is in use, even beyond the limit.
-    pub fn set(&mut self, bytes: usize) {
-        self.budget.reserved.fetch_add(bytes, Ordering::Relaxed);
-        self.budget
-            .reserved
-            .fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = bytes;
+    /// Gives back all but `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let freed = self.bytes.saturating_sub(bytes);
+        *self.budget.lock() -= freed;
+        self.bytes -= freed;
+        self.budget.freed.notify_all();
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget
-            .reserved
-            .fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shrink(0);
     }
 }
 
@@ -347,12 +353,28 @@ mod tests {
         let budget = MemoryBudget::new(100);
         let mut first = budget.try_reserve(60).expect("there is room");
         assert!(budget.try_reserve(41).is_none());
-        assert!(!first.try_grow(41) && first.try_grow(40));
-        assert_eq!(budget.reserved(), 100);
-        first.set(30);
+        assert!(budget.try_reserve(usize::MAX).is_none());
         let second = budget.reserve(90);
-        assert_eq!((budget.reserved(), budget.missing(5)), (120, 25));
+        assert_eq!((budget.reserved(), budget.missing(5)), (150, 55));
+        first.shrink(30);
+        assert_eq!((budget.reserved(), first.bytes()), (120, 30));
         drop((first, second));
         assert_eq!(budget.reserved(), 0);
+    }
+
+    #[test]
+    fn whoever_waits_for_memory_wakes_up_when_some_is_given_back() {
+        let budget = MemoryBudget::new(100);
+        let held = budget.reserve(100);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let long = Duration::from_secs(60);
+                while budget.missing(50) > 0 {
+                    budget.wait(long);
+                }
+            });
+            drop(held);
+            waiting.join().expect("no panic");
+        });
     }
 }

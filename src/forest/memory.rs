@@ -1,7 +1,6 @@
 //! How much memory a forest takes, estimated before it is grown or decoded.
 //!
-//! The estimates are upper bounds, up to a factor of about 3 above what is measured for small
-//! forests, and near it for those that matter.
+//! The estimates are meant to be near the truth for large forests, and rather above it than below.
 
 use super::hyperparams::IsolationForestValidParams;
 
@@ -21,8 +20,8 @@ const PADDED_NODE: usize = 16;
 /// Bytes of a row while a single feature is sorted: rank, order, value and target.
 const SORTED_ROW: usize = 36;
 
-/// Bytes of a node in an encoded version, while that grows.
-const ENCODED_NODE: usize = 16 * GROWTH;
+/// Bytes of a node in an encoded version.
+const ENCODED_NODE: usize = 12;
 
 /// The memory to fit a forest to `rows` rows, in bytes, the forest included and the rows excluded.
 pub(crate) fn fit_memory(
@@ -48,7 +47,7 @@ pub(crate) fn fit_memory(
     let permutation = if is_permuted { 2 * 5 * rows } else { rows / 4 };
     let targets_or_scores = size_of::<f64>().saturating_mul(rows);
     // The trees of each thread, and all of them.
-    let growing = (1 + GROWTH) * TREE_NODE;
+    let growing = 2 * TREE_NODE;
     [
         targets_or_scores,
         sorted,
@@ -82,7 +81,39 @@ fn compile_memory(trees: usize, rows_per_tree: usize, features: usize) -> usize 
     }
 }
 
-/// The most nodes that trees have.
+/// About the most nodes that trees have. A tree of a single row for each leaf would have nearly two
+/// for each row, but the depth of trees is limited.
 fn nodes(trees: usize, rows_per_tree: usize) -> usize {
-    trees.saturating_mul(rows_per_tree.saturating_mul(2))
+    let nodes = (rows_per_tree + rows_per_tree / 4 + 4).min(2 * rows_per_tree);
+    trees.saturating_mul(nodes)
+}
+
+#[cfg(test)]
+mod tests {
+    use linfa::traits::Fit;
+    use linfa::{DatasetBase, ParamGuard};
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::forest::{IsolationForest, MaxSamples, NumpyRandom};
+
+    // For readings that are spread evenly, trees have the most nodes.
+    #[test]
+    fn trees_have_no_more_nodes_than_estimated() {
+        for features in [1, 2, 10] {
+            for rows_per_tree in [1, 2, 3, 4, 7, 16, 100, 256, 400, 1024, 3000] {
+                let mut random = NumpyRandom::new(7);
+                let rows = Array2::from_shape_simple_fn((3000, features), || random.uniform());
+                let params = IsolationForest::params()
+                    .n_estimators(20)
+                    .max_samples(MaxSamples::Count(rows_per_tree))
+                    .random_state(1);
+                let params = params.check().expect("valid");
+                let forest = params.fit(&DatasetBase::from(rows)).expect("it fits");
+                let count: usize = forest.trees().map(|tree| tree.node_count()).sum();
+                let estimate = nodes(20, rows_per_tree);
+                assert!(count <= estimate, "{features}, {rows_per_tree}: {count}");
+            }
+        }
+    }
 }

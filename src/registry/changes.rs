@@ -4,18 +4,19 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use linfa::ParamGuard;
 
 use super::backlog::BacklogShare;
 use super::error::ChangeError;
-use super::limits::MAX_INLINE_SCAN;
+use super::limits::{MAX_INLINE_SCAN, MEMORY_POLL_INTERVAL, MEMORY_TIMEOUT};
 use super::models::ServedModel;
 use super::save::{encode, store_next};
 use super::shared::Shared;
 use super::training::{TrainingEstimate, TrainingRequest, fit, parse_memory, training_memory};
 use crate::memory::Reservation;
-use crate::store::{ModelName, ReadError, Record, StoreError};
+use crate::store::{ModelName, ReadError, Record, StoreError, Version};
 
 /// The kinds of changes.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +89,7 @@ impl Shared {
             memory = shared.reserve_training(needed)?;
             let record = fit(&model, request, &shared.config)?;
             let bytes = encode(&record)?;
+            memory.shrink(record.detector.memory_size() + bytes.len());
             // The work is done; storing may take long and costs nobody else time.
             drop(share);
             Ok::<_, E>((record, bytes, memory))
@@ -98,18 +100,26 @@ impl Shared {
         Ok(served?)
     }
 
-    /// Reserves memory for a training, and unloads models if it has to.
+    /// Reserves memory for a training. Unloads models if it has to, and waits a while for what is
+    /// being loaded or stored. Blocks the thread.
     fn reserve_training(&self, needed: usize) -> Result<Reservation, ChangeError> {
-        if let Some(memory) = self.make_room(needed) {
-            return Ok(memory);
-        }
         let default = self.models.default_model().memory_size();
         let available = self.budget.limit().saturating_sub(default);
-        Err(if needed > available {
-            ChangeError::TooLarge { needed, available }
-        } else {
-            ChangeError::NoMemory
-        })
+        if needed > available {
+            return Err(ChangeError::TooLarge { needed, available });
+        }
+        let start = Instant::now();
+        loop {
+            if let Some(memory) = self.make_room(needed) {
+                return Ok(memory);
+            }
+            let left = MEMORY_TIMEOUT.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(ChangeError::NoMemory);
+            }
+            // A model that is unloaded may be given back before the wait begins.
+            self.budget.wait(left.min(MEMORY_POLL_INTERVAL));
+        }
     }
 
     pub(super) async fn rollback(
@@ -145,12 +155,18 @@ impl Shared {
             }
         };
         for candidate in candidates {
-            match self.store.read(name, candidate).await {
-                Ok(mut record) => {
+            let version = Version {
+                number: candidate,
+                e_tag: None,
+            };
+            match self.decode_version(name, version).await {
+                Ok(Some(decoded)) => {
+                    let (mut record, _memory) = decoded.into_parts();
                     record.restored_from = record.restored_from.or(Some(candidate));
                     let bytes = encode(&record)?;
                     return self.store_and_serve(name, record, &bytes).await;
                 }
+                Ok(None) => return Err(ChangeError::NoMemory),
                 Err(ReadError::Store(error)) => return Err(error.into()),
                 Err(problem) if requested.is_some() => {
                     return Err(ChangeError::Unreadable {
@@ -240,10 +256,10 @@ impl Shared {
                 break;
             }
             // A version that cannot be read is reported when it is requested.
-            let Ok(record) = self.store.read(name, version.number).await else {
+            let Ok(metadata) = self.store.read_metadata(name, version.number).await else {
                 continue;
             };
-            if record.restored_from.is_some() {
+            if metadata.restored_from.is_some() {
                 self.store
                     .remove(name, std::slice::from_ref(version))
                     .await?;

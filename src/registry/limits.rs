@@ -21,6 +21,12 @@ pub(super) const MAX_INLINE_SCAN: usize = 256 * 1024;
 /// takes memory of its own, and more would not make a disk faster.
 pub(super) const BLOCKING_THREADS: usize = 3;
 
+/// How long a training waits for memory that loads and other changes hold.
+pub(super) const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time between two looks whether there is memory.
+pub(super) const MEMORY_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How many models are read at the same time, for requests and for changes of other servers.
 pub(super) const LOAD_CONCURRENCY: usize = 16;
 

@@ -129,14 +129,6 @@ impl Fetched {
             fetched: self,
         })
     }
-
-    /// Decodes the version on the blocking pool.
-    pub(super) async fn decode_blocking(self) -> Result<Decoded, ReadError> {
-        let decoded = tokio::task::spawn_blocking(move || self.decode())
-            .await
-            .map_err(StoreError::new)??;
-        Ok(decoded)
-    }
 }
 
 /// A decoded version, and the memory that it holds.
@@ -146,6 +138,11 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
+    /// The record, and what reserves its memory.
+    pub(super) fn into_parts(self) -> (Record, Fetched) {
+        (self.record, self.fetched)
+    }
+
     /// The model. To be called on the registry's thread: see [`ServedModel::new`].
     pub(super) fn into_model(
         self,
@@ -272,12 +269,19 @@ impl Shared {
         name: &ModelName,
         version: Version,
     ) -> Result<Option<Arc<ServedModel>>, ReadError> {
+        let decoded = self.decode_version(name, version).await?;
+        Ok(decoded.map(|decoded| decoded.into_model(&self.config, &self.budget)))
+    }
+
+    /// Reads and decodes a version; `None` if there is no memory for it.
+    pub(super) async fn decode_version(
+        &self,
+        name: &ModelName,
+        version: Version,
+    ) -> Result<Option<Decoded>, ReadError> {
         let reserve = |bytes| self.make_room(bytes);
         match fetch(&self.store, &self.budget, name, version, reserve).await? {
-            Some(fetched) => {
-                let decoded = fetched.decode_blocking().await?;
-                Ok(Some(decoded.into_model(&self.config, &self.budget)))
-            }
+            Some(fetched) => self.decoder.run(fetched).await.map(Some),
             None => Ok(None),
         }
     }

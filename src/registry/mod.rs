@@ -17,6 +17,7 @@
 //! * `save`: storing a new version
 //! * `load`: loading stored models, and making room for them
 //! * `warm_up`: loading in the background after a start
+//! * `decoder`: the threads that decode
 //! * `shared`: the state shared by all of these
 //! * `sync`: following other servers on the same store
 //! * `changes`: retrain, rollback and deletion
@@ -28,6 +29,7 @@
 mod backlog;
 mod changes;
 mod config;
+mod decoder;
 mod error;
 mod limits;
 mod load;
@@ -51,6 +53,7 @@ use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use self::changes::ChangeKind;
+use self::decoder::Decoder;
 use self::limits::MAX_WAITING_CHANGES;
 use self::open::Opened;
 use self::runtime_thread::RuntimeThread;
@@ -87,9 +90,17 @@ impl Registry {
         let start = Instant::now();
         let runtime = RuntimeThread::start()?;
         let worker = TrainingWorker::start()?;
+        let decoder = Decoder::start("load", false)?;
         let interval = config.refresh_interval.filter(|_| store.is_shared());
         let opened = runtime
-            .run(open::open(store, config, default, runtime.handle(), worker))
+            .run(open::open(
+                store,
+                config,
+                default,
+                runtime.handle(),
+                worker,
+                decoder,
+            ))
             .ok_or(ChangeError::Interrupted)??;
         let Opened {
             shared,

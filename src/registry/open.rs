@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use super::changes::ChangeKind;
 use super::config::{DefaultModel, RegistryConfig};
+use super::decoder::Decoder;
 use super::error::SetupError;
 use super::load::{Newest, fetch, find_newest};
 use super::models::{Models, ServedModel};
@@ -36,6 +37,7 @@ pub(super) async fn open(
     default: DefaultModel,
     runtime: Handle,
     worker: TrainingWorker,
+    decoder: Decoder,
 ) -> Result<Opened, SetupError> {
     let seen = if store.is_shared() {
         match store.changed_since(None).await? {
@@ -53,7 +55,9 @@ pub(super) async fn open(
         model: stored,
         is_unreadable,
     } = match versions.remove(&name) {
-        Some(versions) => load_default(&store, &config, &budget, &name, &versions).await?,
+        Some(versions) => {
+            load_default(&store, &config, &budget, &decoder, &name, &versions).await?
+        }
         None => {
             // Fails if its folder cannot be listed: never replace it with the synthetic one then.
             store.versions(&name).await?;
@@ -102,7 +106,9 @@ pub(super) async fn open(
         tracing::warn!(model = %name, "{warning}");
     }
     let models = Models::new(default, newest(versions));
-    let shared = Arc::new(Shared::new(models, store, config, budget, runtime, worker));
+    let shared = Arc::new(Shared::new(
+        models, store, config, budget, runtime, worker, decoder,
+    ));
     if is_retrained {
         shared.announce_and_prune(&name, ChangeKind::Retrain).await;
     }
@@ -135,6 +141,7 @@ async fn load_default(
     store: &Store,
     config: &RegistryConfig,
     budget: &Arc<MemoryBudget>,
+    decoder: &Decoder,
     name: &ModelName,
     versions: &[Version],
 ) -> Result<StoredDefault, StoreError> {
@@ -143,7 +150,7 @@ async fn load_default(
         let reserve = |bytes| Some(budget.reserve(bytes));
         match fetch(store, budget, name, version, reserve).await? {
             Some(fetched) => {
-                let decoded = fetched.decode_blocking().await?;
+                let decoded = decoder.run(fetched).await?;
                 Ok(Some(decoded.into_model(config, budget)))
             }
             None => Ok(None),

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::backlog::Backlog;
 use super::config::RegistryConfig;
+use super::decoder::Decoder;
 use super::error::ChangeError;
 use super::limits::LOAD_CONCURRENCY;
 use super::load::Loads;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) summaries_turn: AsyncMutex<()>,
     pub(super) queues: Arc<ModelQueues>,
     pub(super) worker: TrainingWorker,
+    pub(super) decoder: Decoder,
     pub(super) backlog: Arc<Backlog>,
     /// The newest version of each model where this program does not support its format, so that a
     /// full scan does not read it again.
@@ -50,6 +52,7 @@ impl Shared {
         budget: Arc<MemoryBudget>,
         runtime: Handle,
         worker: TrainingWorker,
+        decoder: Decoder,
     ) -> Self {
         Self {
             models,
@@ -62,6 +65,7 @@ impl Shared {
             summaries_turn: AsyncMutex::default(),
             queues: Arc::default(),
             worker,
+            decoder,
             backlog: Arc::default(),
             unsupported_versions: Mutex::default(),
             // A server that was killed may have stored a version without announcing it.

@@ -1,20 +1,18 @@
 //! Loads all models in the background after a start, as long as there is memory for them, so that
 //! few requests wait for the store.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use futures_util::{StreamExt, stream};
-use tokio::sync::oneshot;
 
+use super::decoder::Decoder;
 use super::limits::{PROGRESS_INTERVAL, WARM_UP_CONCURRENCY};
-use super::load::{Decoded, Fetched, fetch};
+use super::load::fetch;
 use super::models::Place;
 use super::shared::Shared;
-use crate::store::{FormatError, ModelName};
+use crate::store::ModelName;
 
 /// How a model fared.
 enum Outcome {
@@ -31,7 +29,7 @@ impl Shared {
     /// Loads all models that are not in memory. `loaded` of `count` stored models are; the start
     /// began at `start`.
     pub(super) async fn warm_up(self: Arc<Self>, count: usize, mut loaded: usize, start: Instant) {
-        let decoder = match Decoder::start() {
+        let decoder = match Decoder::start("warm-up", true) {
             Ok(decoder) => decoder,
             Err(error) => {
                 tracing::warn!("models are loaded only when asked for: {error}");
@@ -94,7 +92,7 @@ impl Shared {
             let reserve = |bytes| self.budget.try_reserve(bytes);
             match fetch(&self.store, &self.budget, &name, version, reserve).await {
                 Ok(Some(fetched)) => {
-                    if let Some(Ok(decoded)) = decoder.run(fetched).await {
+                    if let Ok(decoded) = decoder.run(fetched).await {
                         let model = decoded.into_model(&self.config, &self.budget);
                         // Fails if it was changed meanwhile; then it is served or noted anew.
                         self.models.install(&name, &expected, model);
@@ -116,36 +114,5 @@ impl Shared {
             })
         };
         result.unwrap_or(Outcome::Failed)
-    }
-}
-
-type DecodeResult = Result<Decoded, FormatError>;
-
-/// A thread of the lowest priority, which decodes models: predictions must not wait for it.
-struct Decoder(Sender<(Fetched, oneshot::Sender<DecodeResult>)>);
-
-impl Decoder {
-    fn start() -> io::Result<Self> {
-        let (sender, queue) = channel::<(Fetched, oneshot::Sender<DecodeResult>)>();
-        std::thread::Builder::new()
-            .name("warm-up".to_owned())
-            .spawn(move || {
-                // On Linux each thread has a priority of its own. Where it cannot be lowered, the
-                // thread is but one.
-                #[cfg(target_os = "linux")]
-                let _ = rustix::process::nice(19);
-                for (fetched, result) in queue {
-                    // Fails only when the registry is gone.
-                    let _ = result.send(fetched.decode());
-                }
-            })?;
-        Ok(Self(sender))
-    }
-
-    /// Decodes a version; `None` if that panics.
-    async fn run(&self, fetched: Fetched) -> Option<DecodeResult> {
-        let (sender, receiver) = oneshot::channel();
-        self.0.send((fetched, sender)).ok()?;
-        receiver.await.ok()
     }
 }
