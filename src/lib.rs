@@ -31,6 +31,7 @@
 
 pub mod detector;
 mod encoding;
+pub mod escape;
 mod excerpt;
 pub mod forest;
 pub mod http;

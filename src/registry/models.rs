@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config::RegistryConfig;
 use crate::detector::{Detector, OutOfRange};
+use crate::escape::escape;
 use crate::forest::decode_memory;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::store::{Metadata, ModelName, ModelSettings, Record, Version};
@@ -127,7 +128,7 @@ impl ServedModel {
             .constant_features()
             .take(MAX_NAMED_FEATURES)
             .map(|feature| match self.feature_names.get(feature) {
-                Some(name) => name.clone(),
+                Some(name) => escape(name).into_owned(),
                 None => format!("[{feature}]"),
             })
             .collect();
