@@ -120,6 +120,7 @@ fn serve(listener: std::net::TcpListener, router: Router) -> Result<(), Box<dyn 
     server::run(
         listener,
         router,
+        None,
         std::future::pending::<()>(),
         server::GRACE_PERIOD,
     )?;

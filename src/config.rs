@@ -1,6 +1,6 @@
 //! The command line and its environment variables as typed settings. Only `main` uses them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -10,6 +10,7 @@ use iforest_server::detector::OutOfRange;
 use iforest_server::forest::{
     IsolationForest, IsolationForestParams, MAX_ESTIMATORS, MaxSamples, ParamsError,
 };
+use iforest_server::http::Origin;
 use iforest_server::memory::MemoryLimit;
 use iforest_server::registry::RegistryConfig;
 
@@ -107,6 +108,40 @@ pub(crate) struct Config {
     )]
     out_of_range_margin: f64,
 
+    /// File of API keys that requests must carry: lines of NAME read KEY, to predict and read, or NAME
+    /// all KEY, to do everything [default: every client may do everything, as with server.py]
+    #[arg(long, env = "IFOREST_API_KEYS", value_name = "FILE")]
+    pub(crate) api_keys: Option<PathBuf>,
+
+    /// Origins whose web pages may call this server, separated by commas, such as
+    /// https://scada.example:8443 [default: only this server's own]
+    #[arg(
+        long,
+        env = "IFOREST_ALLOWED_ORIGINS",
+        value_name = "ORIGINS",
+        value_delimiter = ','
+    )]
+    pub(crate) allowed_origins: Vec<Origin>,
+
+    /// File of the certificate for TLS, in PEM form, followed by those that lead to its authority;
+    /// the server then speaks https
+    #[arg(
+        long,
+        env = "IFOREST_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    tls_cert: Option<PathBuf>,
+
+    /// File of the private key of that certificate, in PEM form
+    #[arg(
+        long,
+        env = "IFOREST_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    tls_key: Option<PathBuf>,
+
     /// How much to log; debug logs every request
     #[arg(
         long,
@@ -156,6 +191,11 @@ impl Config {
                 .map(|interval| interval.max(SHORTEST_INTERVAL)),
             memory_limit: self.memory_limit.unwrap_or_else(MemoryLimit::detect),
         })
+    }
+
+    /// The files of the certificate and its key.
+    pub(crate) fn tls(&self) -> Option<(&Path, &Path)> {
+        Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
     }
 
     fn forest_params(&self) -> Result<IsolationForestParams, ParamsError> {

@@ -25,7 +25,8 @@
 //! * [`forest`]: the isolation forest
 //!
 //! Helpers: [`training_data`], the training data of the default model; [`memory`], the memory budget;
-//! `encoding` and `excerpt`, text from files and clients; `total_order`, floats as ordered integers.
+//! [`reload`], files that are read again when they change; `encoding`, `excerpt` and [`escape`], text
+//! from files and clients; `total_order`, floats as ordered integers.
 
 #![forbid(unsafe_code)]
 
@@ -37,6 +38,7 @@ pub mod forest;
 pub mod http;
 pub mod memory;
 pub mod registry;
+pub mod reload;
 pub mod server;
 pub mod store;
 mod total_order;

@@ -8,14 +8,17 @@ mod telemetry;
 use std::error::Error;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use iforest_server::http::{ApiConfig, ApiKeys};
 use iforest_server::registry::{DefaultModel, Registry};
+use iforest_server::reload::{self, Reload};
+use iforest_server::server::Tls;
 use iforest_server::store::Store;
 use iforest_server::{http, server, training_data};
 use ndarray::Array2;
@@ -52,6 +55,17 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
     let (stop, serving) = stop_signal()?;
     let options = config.registry_config()?;
+    let api_keys = config
+        .api_keys
+        .as_deref()
+        .map(ApiKeys::load)
+        .transpose()?
+        .map(Arc::new);
+    let tls = config
+        .tls()
+        .map(|(cert, key)| Tls::load(cert, key))
+        .transpose()?
+        .map(Arc::new);
     // Bind before training, so that a port in use is reported at once.
     let listener = bind(&config.host, config.port)?;
     let store = Store::open(&config.store)
@@ -78,13 +92,30 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
 
     let bound = listener.local_addr()?;
     let address = callable(bound);
-    tracing::info!("listening on {bound}, call http://{address}");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {bound}, call {scheme}://{address}");
     tracing::info!(
-        r#"try: curl -X POST http://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
+        r#"try: curl -X POST {scheme}://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
-    let router = http::router_with(Arc::clone(&registry), memory_limit.bodies());
+    match &api_keys {
+        Some(keys) => tracing::info!("requests need one of {} API keys", keys.count()),
+        None if is_local(bound.ip()) => {}
+        None => tracing::warn!(
+            "every client that reaches this address may retrain, roll back and delete models; \
+             --api-keys FILE asks for keys, --host 127.0.0.1 admits this machine only"
+        ),
+    }
+    let keys_file = api_keys.clone().map(|keys| keys as Arc<dyn Reload>);
+    let tls_files = tls.clone().map(|tls| tls as Arc<dyn Reload>);
+    reload::watch(keys_file.into_iter().chain(tls_files).collect())?;
+    let api = ApiConfig {
+        allowed_origins: config.allowed_origins.clone(),
+        api_keys,
+        body_budget: memory_limit.bodies(),
+    };
+    let router = http::router_with(Arc::clone(&registry), api);
     serving.store(true, Ordering::Relaxed);
-    server::run(listener, router, stop, server::GRACE_PERIOD)?;
+    server::run(listener, router, tls, stop, server::GRACE_PERIOD)?;
     registry.finish(ANNOUNCE_TIMEOUT);
     tracing::info!("stopped");
     Ok(())
@@ -100,6 +131,11 @@ fn keep_files_private() {
     if before.contains(Mode::S_IRWXO) {
         umask(before);
     }
+}
+
+/// Whether only this machine reaches an address.
+fn is_local(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 /// The readings of a first start without training data.
@@ -159,4 +195,27 @@ fn stop_signal() -> Result<(impl Future<Output = ()>, Arc<AtomicBool>), ctrlc::E
         let _ = stopped.await;
     };
     Ok((stopped, serving))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The warning that everybody may change models depends on it.
+    #[test]
+    fn only_loopback_addresses_are_local() {
+        for (address, local) in [
+            ("127.0.0.1", true),
+            ("127.8.8.8", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("0.0.0.0", false),
+            ("::", false),
+            ("10.0.0.7", false),
+            ("fe80::1", false),
+        ] {
+            let parsed = address.parse().expect("an address");
+            assert_eq!(is_local(parsed), local, "{address}");
+        }
+    }
 }

@@ -50,10 +50,18 @@ pub(super) enum ErrorCode {
     Timeout,
     /// The request has no Host header, or more than one.
     BadHost,
+    /// The request has no valid API key.
+    Unauthorized,
+    /// The role of the API key does not allow the request.
+    Forbidden,
+    /// A foreign web page sent the request.
+    ForbiddenOrigin,
     /// There is no such path.
     NotFound,
     /// The path does not take this method.
     Method,
+    /// A path below `/models` has a percent sign or a double slash.
+    BadPath,
     /// The path names no possible model.
     BadName,
     /// There is no such model.
@@ -212,6 +220,40 @@ impl ApiError {
         )
     }
 
+    pub(super) fn bad_path() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            ErrorCode::BadPath,
+            "a path below /models must have no percent sign and no double slash; the name of a \
+             model is of A-Z, a-z, 0-9, '.', '_' and '-'",
+        )
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            ErrorCode::Unauthorized,
+            "this server needs an API key, in the header Authorization: Bearer KEY",
+        )
+    }
+
+    pub(super) fn forbidden() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ErrorCode::Forbidden,
+            "this API key has the role read, and the request needs the role all",
+        )
+    }
+
+    pub(super) fn forbidden_origin() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            ErrorCode::ForbiddenOrigin,
+            "web pages of another origin may not change models; the server's --allowed-origins \
+             lists the origins that may",
+        )
+    }
+
     /// `allowed` lists the methods that the path takes.
     pub(super) fn method_not_allowed(allowed: &str, got: &str) -> Self {
         Self::new(
@@ -354,9 +396,12 @@ impl IntoResponse for ApiError {
         );
         let json = (header::CONTENT_TYPE, "application/json");
         let mut response = (self.status, [json], self.to_json()).into_response();
+        let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
-            let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

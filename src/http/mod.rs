@@ -2,18 +2,24 @@
 //!
 //! * `predict`, `retrain`, `models`: the handlers
 //! * `wire`: the JSON of requests and responses
-//! * `body`, `budget`: reading and rejecting bodies, and the memory for them
+//! * `access`, `keys`, `origin`: who may send which request
 //! * `host`: the Host header
+//! * `paths`: other spellings of paths
+//! * `body`, `budget`: reading and rejecting bodies, and the memory for them
 //! * `place`, `error`: error responses
 //! * `limits`: bounds on what one request may cost
 //! * `state`: what the handlers share
 
+mod access;
 mod body;
 mod budget;
 mod error;
 mod host;
+mod keys;
 mod limits;
 mod models;
+mod origin;
+mod paths;
 mod place;
 mod predict;
 mod retrain;
@@ -22,36 +28,73 @@ mod wire;
 
 use std::future::Ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::handler::Handler;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
-use percent_encoding::percent_decode_str;
+use axum::routing::{MethodRouter, delete, get, post};
 use tower::ServiceExt;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::trace::TraceLayer;
 
+use self::access::{Authorize, ChangeGuard};
 use self::state::AppState;
 use crate::registry::Registry;
 
 pub(crate) use self::error::ApiError;
 pub(crate) use self::host::check_host;
+pub use self::keys::{ApiKeys, KeyFileError};
 pub use self::limits::{BODY_BUDGET, MAX_PREDICT_BODY, MAX_RETRAIN_BODY};
+pub use self::origin::{Origin, OriginError};
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
 
-/// The router with all routes, over a registry's models.
-pub fn router(registry: Arc<Registry>) -> Router {
-    router_with(registry, BODY_BUDGET)
+/// How long browsers may remember what a preflight request allowed.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// The settings of the HTTP API. By default every program may do everything, as with server.py, and
+/// web pages of other origins may not change models.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Memory for bodies that arrive or wait, in bytes.
+    pub body_budget: usize,
+    /// Origins whose web pages may call this server, and read its responses (CORS).
+    pub allowed_origins: Vec<Origin>,
+    /// The keys that requests must carry.
+    pub api_keys: Option<Arc<ApiKeys>>,
 }
 
-/// The same, with so many bytes of memory for bodies that arrive or wait.
-pub fn router_with(registry: Arc<Registry>, body_budget: usize) -> Router {
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            body_budget: BODY_BUDGET,
+            allowed_origins: Vec::new(),
+            api_keys: None,
+        }
+    }
+}
+
+/// The router with all routes, over a registry's models, with the default settings.
+pub fn router(registry: Arc<Registry>) -> Router {
+    router_with(registry, ApiConfig::default())
+}
+
+/// The router with all routes, over a registry's models.
+pub fn router_with(registry: Arc<Registry>, config: ApiConfig) -> Router {
+    let guard = Arc::new(ChangeGuard::new(config.allowed_origins.clone()));
+    let guard = middleware::from_fn_with_state(guard, access::guard_change);
+    let app = Arc::new(AppState::new(registry, config.body_budget));
+    let flask_routes = Router::new()
+        .route(paths::PREDICT, only_post(post(predict::predict_default)))
+        .route(
+            paths::RETRAIN,
+            only_post(post(retrain::retrain_default).layer(guard.clone())),
+        )
+        .with_state(Arc::clone(&app));
     let routes = Router::new()
-        .route("/predict", only_post(predict::predict_default))
-        .route("/retrain", only_post(retrain::retrain_default))
         .route(
             "/models",
             get(models::list).fallback(method_not_allowed("GET")),
@@ -59,36 +102,56 @@ pub fn router_with(registry: Arc<Registry>, body_budget: usize) -> Router {
         .route(
             "/models/{name}",
             get(models::info)
-                .delete(models::delete)
+                .merge(delete(models::delete).layer(guard.clone()))
                 .fallback(method_not_allowed("GET or DELETE")),
         )
-        .route("/models/{name}/predict", only_post(predict::predict_named))
-        .route("/models/{name}/retrain", only_post(retrain::retrain_named))
-        .route("/models/{name}/rollback", only_post(models::rollback))
+        .route(
+            "/models/{name}/predict",
+            only_post(post(predict::predict_named)),
+        )
+        .route(
+            "/models/{name}/retrain",
+            only_post(post(retrain::retrain_named).layer(guard.clone())),
+        )
+        .route(
+            "/models/{name}/rollback",
+            only_post(post(models::rollback).layer(guard)),
+        )
         .route(
             "/models/{name}/versions",
             get(models::versions).fallback(method_not_allowed("GET")),
         )
-        .with_state(Arc::new(AppState::new(registry, body_budget)));
-    let decoded = routes.clone().fallback(not_found);
-    let router = routes.fallback(move |request| retry_decoded_path(decoded, request));
-    // Tracing a request costs time even where nothing is logged.
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        router.layer(TraceLayer::new_for_http())
-    } else {
-        router
+        .with_state(app);
+    let mut router = routes
+        .merge(flask_routes.clone())
+        .fallback(move |request| retry_flask_path(flask_routes, request));
+    // A layer costs every request time, so those that have nothing to do are not added.
+    if let Some(keys) = config.api_keys {
+        router = router.layer(Authorize::new(keys));
     }
+    if !config.allowed_origins.is_empty() {
+        router = router.layer(cors(&config.allowed_origins));
+    }
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        router = router.layer(TraceLayer::new_for_http());
+    }
+    router
+}
+
+/// Tells browsers that pages of these origins may send all requests and read the responses.
+fn cors(allowed: &[Origin]) -> CorsLayer {
+    let allowed = allowed.iter().map(|origin| origin.header().clone());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(allowed))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(PREFLIGHT_MAX_AGE)
 }
 
 /// A route as Flask makes it from `methods=["POST"]`.
-fn only_post<H, T, S>(handler: H) -> MethodRouter<S>
-where
-    H: Handler<T, S>,
-    T: 'static,
-    S: Clone + Send + Sync + 'static,
-{
-    post(handler)
-        .options(|| async { [ALLOW] })
+fn only_post<S: Clone + Send + Sync + 'static>(post: MethodRouter<S>) -> MethodRouter<S> {
+    post.options(|| async { [ALLOW] })
         .fallback(|method: Method| async move {
             (
                 [ALLOW],
@@ -103,17 +166,16 @@ fn method_not_allowed(
     move |method| std::future::ready(ApiError::method_not_allowed(allowed, method.as_str()))
 }
 
-/// Routes a path that no route matched once more, percent-decoded and without leading slashes. Flask
-/// matches these too. Two slashes in front come from an address that ends in a slash.
-async fn retry_decoded_path(routes: Router, mut request: Request) -> Response {
+/// Routes a path that no route matched once more, if Flask reads it as one of server.py's. Two
+/// slashes in front come from an address that ends in a slash.
+async fn retry_flask_path(routes: Router, mut request: Request) -> Response {
     let path = request.uri().path();
-    let decoded = percent_decode_str(path).decode_utf8_lossy();
-    let plain = format!("/{}", decoded.trim_start_matches('/'));
-    // A decoded question mark or hash sign would end the path.
-    let is_path = !plain.contains(['?', '#']);
-    match plain.parse::<Uri>() {
-        Ok(uri) if is_path && plain != path => {
-            *request.uri_mut() = uri;
+    if paths::is_ambiguous(path) {
+        return ApiError::bad_path().into_response();
+    }
+    match paths::flask_path(path) {
+        Some(plain) if plain != path => {
+            *request.uri_mut() = Uri::from_static(plain);
             match routes.oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
@@ -121,8 +183,4 @@ async fn retry_decoded_path(routes: Router, mut request: Request) -> Response {
         }
         _ => ApiError::not_found(path).into_response(),
     }
-}
-
-async fn not_found(uri: Uri) -> ApiError {
-    ApiError::not_found(uri.path())
 }

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{Extension, FromRequestParts, Path, State};
 use axum::http::request::Parts;
 
 use super::body::{Json, OptionalJsonBody};
 use super::error::{ApiError, ErrorCode};
 use super::limits::MAX_PREDICT_BODY;
+use super::paths;
 use super::state::AppState;
 use super::wire::{
     self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions,
 };
-use crate::registry::{ChangeError, Registry, ServedModel};
+use crate::registry::{Actor, ChangeError, Registry, ServedModel};
 use crate::store::ModelName;
 
 /// The model name in a path.
@@ -22,6 +23,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if paths::is_ambiguous(parts.uri.path()) {
+            return Err(ApiError::bad_path());
+        }
         let Path(name) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|error| ApiError::malformed(ErrorCode::BadName, error.body_text()))?;
@@ -79,20 +83,22 @@ pub(super) async fn versions(
 
 pub(super) async fn rollback(
     State(app): State<Arc<AppState>>,
+    Extension(actor): Extension<Actor>,
     Name(name): Name,
     OptionalJsonBody(body): OptionalJsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Json<ModelChanged>, ApiError> {
     let version = wire::parse_rollback(&body)?;
-    let model = app.registry.rollback(&name, version).await?;
+    let model = app.registry.rollback(&name, version, actor).await?;
     let message = "Model rolled back successfully";
     Ok(Json(ModelChanged::new(message, &name, &model)))
 }
 
 pub(super) async fn delete(
     State(app): State<Arc<AppState>>,
+    Extension(actor): Extension<Actor>,
     Name(name): Name,
 ) -> Result<Json<ModelDeleted>, ApiError> {
-    app.registry.delete(&name).await?;
+    app.registry.delete(&name, actor).await?;
     Ok(Json(ModelDeleted {
         message: "Model deleted successfully",
         name: name.to_string(),

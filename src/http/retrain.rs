@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 
 use super::body::{JSON, Json, JsonBody};
@@ -11,7 +11,7 @@ use super::limits::{MAX_RETRAIN_BODY, check_cost};
 use super::models::Name;
 use super::state::AppState;
 use super::wire::{self, ModelChanged};
-use crate::registry::{ServedModel, TrainingRequest};
+use crate::registry::{Actor, ServedModel, TrainingRequest};
 use crate::store::ModelName;
 
 // Bodies are parsed on the training worker: millions of numbers take their time, and predictions on
@@ -20,6 +20,7 @@ use crate::store::ModelName;
 
 pub(super) async fn retrain_default(
     State(app): State<Arc<AppState>>,
+    Extension(actor): Extension<Actor>,
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Response, ApiError> {
     let body = Arc::new(body.reserved(&app.bodies)?);
@@ -49,13 +50,17 @@ pub(super) async fn retrain_default(
             Ok(training)
         }
     };
-    let model = app.registry.retrain(&name, size, estimate, parse).await?;
+    let model = app
+        .registry
+        .retrain(&name, size, actor, estimate, parse)
+        .await?;
     let samples_used = model.detector.forest().n_samples();
     Ok(([JSON], wire::retrained(samples_used)).into_response())
 }
 
 pub(super) async fn retrain_named(
     State(app): State<Arc<AppState>>,
+    Extension(actor): Extension<Actor>,
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Json<ModelChanged>, ApiError> {
@@ -67,7 +72,10 @@ pub(super) async fn retrain_named(
         move |model: Option<&ServedModel>| wire::estimate_retrain(&body, model, &server)
     };
     let parse = move |model: Option<&ServedModel>| wire::parse_retrain(&body, model, &server);
-    let model = app.registry.retrain(&name, size, estimate, parse).await?;
+    let model = app
+        .registry
+        .retrain(&name, size, actor, estimate, parse)
+        .await?;
     let message = "Model retrained successfully";
     Ok(Json(ModelChanged::new(message, &name, &model)))
 }

@@ -71,7 +71,6 @@ impl Shared {
         admitted: Admitted,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
-        self.refresh_if_shared(name).await?;
         let current = self.get(name).await.map_err(ChangeError::from)?;
         let (shared, model) = (Arc::clone(self), name.clone());
         let Admitted { mut share, numbers } = admitted;
@@ -127,7 +126,6 @@ impl Shared {
         name: &ModelName,
         requested: Option<u64>,
     ) -> Result<Arc<ServedModel>, ChangeError> {
-        self.refresh_if_shared(name).await?;
         let served = self
             .get(name)
             .await?
@@ -199,17 +197,26 @@ impl Shared {
         // Removes the oldest first: if this is interrupted, the served version is still stored.
         self.store.remove(name, &versions).await?;
         self.models.remove(name);
-        tracing::info!(model = %name, "deleted");
         Ok(())
     }
 
     /// Refreshes the model from the store before a change that builds on it. Ignores versions that
     /// cannot be read, since the change may replace them.
-    async fn refresh_if_shared(&self, name: &ModelName) -> Result<(), ChangeError> {
-        if self.store.is_shared() {
+    pub(super) async fn refresh_before(
+        &self,
+        kind: ChangeKind,
+        name: &ModelName,
+    ) -> Result<(), ChangeError> {
+        let builds_on_it = !matches!(kind, ChangeKind::Deletion);
+        if builds_on_it && self.store.is_shared() {
             self.refresh(name).await?;
         }
         Ok(())
+    }
+
+    /// The version of a model that is served, if it is stored.
+    pub(super) fn served_version(&self, name: &ModelName) -> Option<u64> {
+        self.models.get(name)?.version_number()
     }
 
     /// Announces a change to other servers and removes old versions. Runs after the change was
@@ -282,7 +289,6 @@ impl Shared {
                 // If only the answer was lost, the announcement lets all servers find the version.
                 self.needs_announcement.store(true, Ordering::Relaxed);
             })?;
-        let number = version.number;
         let served = Arc::new(ServedModel::new(
             record,
             Some(version),
@@ -291,7 +297,6 @@ impl Shared {
         ));
         self.models.set(name, Arc::clone(&served));
         self.unload_excess();
-        tracing::info!(model = %name, version = number, "stored");
         for warning in served.warnings() {
             tracing::warn!(model = %name, "{warning}");
         }

@@ -7,6 +7,7 @@
 //!
 //! * `config`: the settings
 //! * `error`: the errors
+//! * `audit`: who changes models, and the audit log
 //! * `limits`: limits on concurrent work
 //! * `models`: the models in memory, behind `RwLock`s, and the versions of the others
 //! * `model_queue`: a queue of changes for each model
@@ -26,6 +27,7 @@
 //! Changes run on a thread of their own: a change completes even if its caller is gone, and while a
 //! store is slow, predictions and changes of other models go on.
 
+mod audit;
 mod backlog;
 mod changes;
 mod config;
@@ -52,6 +54,7 @@ use std::time::{Duration, Instant};
 use ndarray::Array2;
 use tokio::sync::oneshot;
 
+use self::audit::Audit;
 use self::changes::ChangeKind;
 use self::decoder::Decoder;
 use self::limits::MAX_WAITING_CHANGES;
@@ -62,6 +65,7 @@ use self::training_worker::TrainingWorker;
 use crate::forest::IsolationForestParams;
 use crate::store::{ModelName, Store};
 
+pub use audit::Actor;
 pub use config::{DefaultModel, RegistryConfig};
 pub use error::{ChangeError, LoadError, SetupError};
 pub use models::{ServedModel, Summary};
@@ -176,16 +180,18 @@ impl Registry {
         &self,
         name: &ModelName,
         size: usize,
+        actor: Actor,
         estimate: impl FnOnce(Option<&ServedModel>) -> Result<TrainingEstimate, E> + Send + 'static,
         read: impl FnOnce(Option<&ServedModel>) -> Result<TrainingRequest, E> + Send + 'static,
     ) -> Result<Arc<ServedModel>, E> {
+        let audit = Audit::new(actor, ChangeKind::Retrain, name);
         let admission = {
             let (shared, name) = (Arc::clone(&self.shared), name.clone());
             async move { shared.admit(&name, size, estimate).await }
         };
         self.change(
             name,
-            ChangeKind::Retrain,
+            audit,
             admission,
             move |shared, name, admitted| async move {
                 shared.retrain(&name, admitted, read).await
@@ -204,10 +210,12 @@ impl Registry {
         &self,
         name: &ModelName,
         version: Option<u64>,
+        actor: Actor,
     ) -> Result<Arc<ServedModel>, ChangeError> {
+        let audit = Audit::new(actor, ChangeKind::Rollback, name);
         self.change(
             name,
-            ChangeKind::Rollback,
+            audit,
             ready(Ok(())),
             move |shared, name, ()| async move { shared.rollback(&name, version).await },
         )
@@ -219,13 +227,11 @@ impl Registry {
     /// # Errors
     ///
     /// [`ChangeError`]. The model is then still served.
-    pub async fn delete(&self, name: &ModelName) -> Result<(), ChangeError> {
-        self.change(
-            name,
-            ChangeKind::Deletion,
-            ready(Ok(())),
-            |shared, name, ()| async move { shared.delete(&name).await },
-        )
+    pub async fn delete(&self, name: &ModelName, actor: Actor) -> Result<(), ChangeError> {
+        let audit = Audit::new(actor, ChangeKind::Deletion, name);
+        self.change(name, audit, ready(Ok(())), |shared, name, ()| async move {
+            shared.delete(&name).await
+        })
         .await
     }
 
@@ -256,45 +262,68 @@ impl Registry {
     async fn change<A, T, E, F>(
         &self,
         name: &ModelName,
-        kind: ChangeKind,
+        audit: Audit,
         admission: impl Future<Output = Result<A, E>> + Send + 'static,
         change: impl FnOnce(Arc<Shared>, ModelName, A) -> F + Send + 'static,
     ) -> Result<T, E>
     where
         A: Send + 'static,
-        T: Send + 'static,
+        T: Changed + Send + 'static,
         E: From<ChangeError> + fmt::Display + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let ticket = self
-            .shared
-            .queues
-            .enter(name, MAX_WAITING_CHANGES)
-            .ok_or_else(|| self.shared.busy())?;
+        let Some(ticket) = self.shared.queues.enter(name, MAX_WAITING_CHANGES) else {
+            let error = self.shared.busy();
+            audit.refused(self.shared.served_version(name), &error);
+            return Err(error.into());
+        };
         let (sender, receiver) = oneshot::channel();
         let (shared, name) = (Arc::clone(&self.shared), name.clone());
         self.runtime.spawn(async move {
             let turn = async { Ok(ticket.acquire().await) };
             // The turn is polled first, which joins the queue.
-            let (_turn, result) = match tokio::try_join!(biased; turn, admission) {
+            let admitted = tokio::try_join!(biased; turn, admission);
+            let (_turn, before, result) = match admitted {
                 Ok((turn, admitted)) => {
-                    let change = change(Arc::clone(&shared), name.clone(), admitted);
-                    (Some(turn), change.await)
+                    let refreshed = shared.refresh_before(audit.kind, &name).await;
+                    let before = shared.served_version(&name);
+                    let result = match refreshed {
+                        Ok(()) => change(Arc::clone(&shared), name.clone(), admitted).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    (Some(turn), before, result)
                 }
-                Err(error) => (None, Err(error)),
+                Err(error) => (None, shared.served_version(&name), Err(error)),
             };
             let is_changed = result.is_ok();
-            if let Err(error) = &result {
-                // A field is escaped, so text from a client cannot forge a log line.
-                let reason = error.to_string();
-                tracing::warn!(model = %name, reason, "{kind} failed; the model is unchanged");
+            match &result {
+                Ok(changed) => audit.done(before, changed.version()),
+                Err(error) => audit.refused(before, error),
             }
             // Fails only if the caller is gone.
             let _ = sender.send(result);
             if is_changed {
-                shared.announce_and_prune(&name, kind).await;
+                shared.announce_and_prune(&name, audit.kind).await;
             }
         });
         receiver.await.map_err(|_| ChangeError::Interrupted)?
+    }
+}
+
+/// The result of a change.
+trait Changed {
+    /// The version that is served after it.
+    fn version(&self) -> Option<u64>;
+}
+
+impl Changed for Arc<ServedModel> {
+    fn version(&self) -> Option<u64> {
+        self.version_number()
+    }
+}
+
+impl Changed for () {
+    fn version(&self) -> Option<u64> {
+        None
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 use tokio::runtime::Handle;
 
+use super::audit::{Actor, Audit};
 use super::changes::ChangeKind;
 use super::config::{DefaultModel, RegistryConfig};
 use super::decoder::Decoder;
@@ -94,11 +95,14 @@ pub(super) async fn open(
             Arc::new(ServedModel::new(record, None, &config, &budget))
         }
         (DefaultModel::Retrain(samples), stored) => {
+            let before = stored.as_ref().and_then(|model| model.version_number());
             let settings = stored.map_or_else(Default::default, |model| model.settings.clone());
             let (server, model) = (config.clone(), name.clone());
             let job = move || fit(&model, request(samples, settings), &server);
             let record = worker.run(job).await??;
             let version = store_next(&store, &name, &encode(&record)?).await?;
+            Audit::new(Actor::operator(), ChangeKind::Retrain, &name)
+                .done(before, Some(version.number));
             Arc::new(ServedModel::new(record, Some(version), &config, &budget))
         }
     };

@@ -9,22 +9,27 @@
 //! * `connections`: all open connections, and which to close where there are too many
 //! * `worker`: a serving thread
 //! * `connection`, `exchange`, `service`: one connection; its timers, its state, its requests
+//! * `tls`: encryption
+//! * `client`: the client's address
 //! * `date`: the `Date` header
 //! * `busy_poll`: polling for the next request of a lone client
 
 mod busy_poll;
+mod client;
 mod connection;
 mod connections;
 mod date;
 mod exchange;
 mod listener;
 mod service;
+mod tls;
 mod worker;
 
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -35,12 +40,13 @@ use self::connections::Connections;
 use self::listener::Acceptor;
 
 pub use self::listener::bind;
+pub use self::tls::{Tls, TlsError};
 
 /// How long a shutdown waits for requests in flight.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Serves until `shutdown` completes. Then accepts no more connections and waits at most `grace` for
-/// the requests in flight.
+/// Serves until `shutdown` completes, over TLS if there is a certificate. Then accepts no more
+/// connections and waits at most `grace` for the requests in flight.
 ///
 /// # Errors
 ///
@@ -48,6 +54,7 @@ pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 pub fn run(
     listener: TcpListener,
     router: Router,
+    tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
 ) -> io::Result<()> {
@@ -58,10 +65,11 @@ pub fn run(
     for i in 0..cores {
         let (sender, accepted) = mpsc::unbounded_channel();
         let (router, runtime, stop) = (router.clone(), runtime()?, stop.subscribe());
+        let tls = tls.clone();
         let thread = std::thread::Builder::new()
             .name(format!("serve-{i}"))
             .spawn(move || {
-                let finished = runtime.block_on(worker::serve(accepted, router, stop, grace));
+                let finished = runtime.block_on(worker::serve(accepted, router, tls, stop, grace));
                 // Abandoned blocking work must not delay the shutdown.
                 runtime.shutdown_background();
                 finished

@@ -1,5 +1,6 @@
 //! A serving thread.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,8 +8,10 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use super::connection;
+use super::client::WithClient;
 use super::connections::OpenConnection;
+use super::tls::Tls;
+use super::{connection, tls};
 
 /// How long sent data may stay unacknowledged; otherwise a client that vanished, or that reads no
 /// responses, pins its connection. Linux only.
@@ -23,6 +26,7 @@ pub(super) type Accepted = (std::net::TcpStream, OpenConnection);
 pub(super) async fn serve(
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
     router: Router,
+    tls: Option<Arc<Tls>>,
     mut stop: watch::Receiver<()>,
     grace: Duration,
 ) -> bool {
@@ -46,9 +50,13 @@ pub(super) async fn serve(
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let (http, router, stopped) = (http.clone(), router.clone(), stopped.clone());
+        let router = WithClient::new(router.clone(), stream.peer_addr().ok());
+        let (http, tls, stopped) = (http.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
-            connection::serve(&http, stream, router, open, stopped).await;
+            match tls::accept(stream, tls.as_deref(), &open, stopped.clone()).await {
+                Ok(stream) => connection::serve(&http, stream, router, open, stopped).await,
+                Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+            }
         });
     }
     drop(stopped);

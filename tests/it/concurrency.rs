@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use iforest_server::detector::{Detector, Prediction};
 use iforest_server::registry::{
-    ChangeError, DefaultModel, Registry, RegistryConfig, ServedModel, TrainingEstimate,
+    Actor, ChangeError, DefaultModel, Registry, RegistryConfig, ServedModel, TrainingEstimate,
     TrainingRequest,
 };
 use iforest_server::store::{ModelName, ModelSettings, Store};
@@ -54,6 +54,7 @@ async fn retrain(registry: &Registry, data: Array2<f64>) -> Result<Arc<ServedMod
         .retrain(
             &name,
             0,
+            Actor::default(),
             |_| Ok(TrainingEstimate::default()),
             |_| Ok(training(data)),
         )
@@ -213,6 +214,7 @@ async fn a_full_queue_refuses_retrains_and_survives_a_panic() {
     let blocking = registry.retrain::<ChangeError>(
         &name,
         0,
+        Actor::default(),
         |_| Ok(TrainingEstimate::default()),
         move |_| {
             let _ = blocked.recv();
@@ -251,6 +253,7 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
         let trained = registry.retrain(
             &model,
             0,
+            Actor::default(),
             |_| Ok(TrainingEstimate::default()),
             |_| Ok::<_, ChangeError>(training(data)),
         );
@@ -263,6 +266,7 @@ async fn a_retrain_of_one_model_does_not_delay_predictions_of_another() {
     let blocking = registry.retrain::<ChangeError>(
         &model,
         0,
+        Actor::default(),
         |_| Ok(TrainingEstimate::default()),
         move |_| {
             let _ = blocked.recv();
@@ -319,6 +323,7 @@ async fn models_are_stored_in_parallel() {
             let retrain = registry.retrain(
                 &model,
                 0,
+                Actor::default(),
                 |_| Ok(TrainingEstimate::default()),
                 |_| Ok::<_, ChangeError>(training(data)),
             );

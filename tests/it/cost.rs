@@ -8,7 +8,7 @@ use iforest_server::forest::{
     IsolationForest, IsolationForestParams, MAX_TABLE_ADDITIONS, MaxSamples,
 };
 use iforest_server::registry::{
-    ChangeError, DefaultModel, Registry, RegistryConfig, TrainingEstimate, TrainingRequest,
+    Actor, ChangeError, DefaultModel, Registry, RegistryConfig, TrainingEstimate, TrainingRequest,
 };
 use iforest_server::store::{ModelName, ModelSettings, Store};
 use iforest_server::training_data;
@@ -68,6 +68,7 @@ async fn a_costly_training_is_refused_while_another_one_runs() {
     let blocking = registry.retrain::<ChangeError>(
         &default,
         0,
+        Actor::default(),
         |_| Ok(TrainingEstimate::default()),
         move |_| {
             let _ = blocked.recv();
@@ -213,6 +214,7 @@ async fn the_work_that_waits_is_bounded() {
     let blocking = registry.retrain::<ChangeError>(
         &running,
         0,
+        Actor::default(),
         |_| {
             Ok(TrainingEstimate {
                 nanos: 60 * SECOND,

@@ -1,11 +1,14 @@
 //! Every error code: a request that gets it, and its row in the table of `docs/http-api.md`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use futures_util::future::join_all;
 use futures_util::stream;
+use iforest_server::http::{ApiConfig, ApiKeys};
 use iforest_server::registry::{DefaultModel, Registry, RegistryConfig};
 use iforest_server::store::Store;
 use iforest_server::training_data;
@@ -205,6 +208,7 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
         ),
         ("/nowhere", "{}"),
         ("/models/none/predict", r#"{"value": 1}"#),
+        ("/models/a+b/predict", r#"{"value": 1}"#),
         ("/models/a%20b/predict", r#"{"value": 1}"#),
         ("/models/named/rollback", ""),
         ("/models/named/rollback", r#"{"version": 7}"#),
@@ -216,6 +220,23 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
     seen.insert(code(
         &app.post("/predict", vec![b' '; 1024 * 1024 + 1]).await,
     ));
+
+    let foreign = Request::delete("/models/named")
+        .header(header::ORIGIN, "http://elsewhere.example")
+        .body(Body::empty());
+    seen.insert(code(&app.send(foreign.expect("a valid request")).await));
+    let keys = folder.file("keys", "reader read 0123456789abcdef");
+    let keys = ApiKeys::load(Path::new(&keys)).expect("a valid file");
+    let guarded = App::with(ApiConfig {
+        api_keys: Some(Arc::new(keys)),
+        ..ApiConfig::default()
+    });
+    seen.insert(code(&guarded.get("/models").await));
+    let reader = Request::delete("/models/named")
+        .header(header::AUTHORIZATION, "Bearer 0123456789abcdef")
+        .body(Body::empty());
+    let refused = guarded.send(reader.expect("a valid request")).await;
+    seen.insert(code(&refused));
 
     let untyped = Request::post("/predict").body(Body::from("{}"));
     seen.insert(code(&app.send(untyped.expect("a valid request")).await));

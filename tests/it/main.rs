@@ -5,9 +5,11 @@
 //! * `cost`: bounds on the work that requests ask for
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
 //! * `program`, `durability`, `cluster`, `untrusted_store`, `loading`, `memory`: the real binary
+//! * `access`: who may do what, through the router and the real binary
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
 
+mod access;
 mod cluster;
 mod concurrency;
 mod cost;

@@ -350,7 +350,7 @@ async fn an_invalid_retrain_is_refused_with_the_reason_and_changes_nothing() {
 #[tokio::test]
 async fn an_invalid_model_name_is_refused_on_every_route() {
     let app = App::new();
-    for name in ["a%20b", "a+b", "%C3%A4", "a%2Fb", &"x".repeat(129)] {
+    for name in ["a+b", "a=b", "a@b", &"x".repeat(129)] {
         for (method, action) in [
             (Method::GET, ""),
             (Method::DELETE, ""),
@@ -372,12 +372,6 @@ async fn an_invalid_model_name_is_refused_on_every_route() {
             assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{name}");
         }
     }
-    // This percent-encoded question mark must not end the path when the path is decoded.
-    let answer = app.get("/%6Dodels/default%3Fb").await;
-    assert_eq!(answer.status, StatusCode::NOT_FOUND);
-    let answer = app.get("/models/%FF").await;
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    answer.error();
     // Clients that follow the URL standard remove these segments and request another path.
     for name in ["..", "."] {
         let answer = app.get(&format!("/models/{name}")).await;

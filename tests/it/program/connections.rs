@@ -123,6 +123,6 @@ fn a_request_cannot_forge_a_line_of_the_log() {
     let body = "{\"samples\": {\"a\":\n1,\n\"2026-01-01T00:00:00Z ERROR forged\": 2}}";
     let response = server.post("/models/m/retrain", body);
     assert_eq!(response.status, 422, "{response:?}");
-    let line = server.wait_for_line("retrain failed");
+    let line = server.wait_for_line("change=retrain model=m who=open");
     assert!(line.contains("forged"), "{line}");
 }

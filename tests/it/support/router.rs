@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use http_body_util::BodyExt;
+use iforest_server::http::ApiConfig;
 use iforest_server::registry::Registry;
 use iforest_server::{http, training_data};
 use tower::ServiceExt;
@@ -30,9 +31,17 @@ impl App {
 
     /// A new server with so many bytes for bodies that arrive or wait.
     pub(crate) fn with_body_budget(bytes: usize) -> Self {
+        Self::with(ApiConfig {
+            body_budget: bytes,
+            ..ApiConfig::default()
+        })
+    }
+
+    /// As [`new`](Self::new), with other settings of the HTTP API.
+    pub(crate) fn with(config: ApiConfig) -> Self {
         let registry = Registry::train(params(), training_data::synthetic(42));
         let registry = Arc::new(registry.expect("it trains"));
-        Self(http::router_with(registry, bytes))
+        Self(http::router_with(registry, config))
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Response {

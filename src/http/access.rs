@@ -1,0 +1,241 @@
+//! Who may send which request: keys, and the web pages that may change models.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::future::{Either, Ready, ready};
+use tower::{Layer, Service};
+
+use super::error::ApiError;
+use super::keys::{ApiKeys, Role};
+use super::origin::{Origin, OriginCheck};
+use super::paths;
+use crate::registry::Actor;
+
+/// Shortest time between two warnings about refused requests; otherwise whoever reaches the port
+/// could fill the disk with log lines.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The role that a request needs; `None` if it is open to everybody.
+///
+/// All that is not listed needs [`Role::All`], so that no new route is open by accident.
+fn required_role(method: &Method, path: &str) -> Option<Role> {
+    match *method {
+        // Which methods a path takes is no secret, and browsers ask before they send a key.
+        Method::OPTIONS => None,
+        Method::GET | Method::HEAD => Some(Role::Read),
+        Method::POST if is_prediction(path) => Some(Role::Read),
+        _ => Some(Role::All),
+    }
+}
+
+fn is_prediction(path: &str) -> bool {
+    path == paths::PREDICT
+        || (path.starts_with("/models/") && path.ends_with("/predict"))
+        || paths::flask_path(path) == Some(paths::PREDICT)
+}
+
+/// The name of the key that a request carries.
+#[derive(Debug, Clone)]
+struct KeyName(Arc<str>);
+
+/// A layer that refuses requests without the key they need. Without keys it is not added.
+#[derive(Debug, Clone)]
+pub(super) struct Authorize(Arc<KeyCheck>);
+
+#[derive(Debug)]
+struct KeyCheck {
+    keys: Arc<ApiKeys>,
+    refusals: Refusals,
+}
+
+impl Authorize {
+    pub(super) fn new(keys: Arc<ApiKeys>) -> Self {
+        Self(Arc::new(KeyCheck {
+            keys,
+            refusals: Refusals::default(),
+        }))
+    }
+}
+
+impl<S> Layer<S> for Authorize {
+    type Service = Authorized<S>;
+
+    fn layer(&self, inner: S) -> Authorized<S> {
+        Authorized {
+            check: Arc::clone(&self.0),
+            inner,
+        }
+    }
+}
+
+/// The service of [`Authorize`].
+#[derive(Debug, Clone)]
+pub(super) struct Authorized<S> {
+    check: Arc<KeyCheck>,
+    inner: S,
+}
+
+impl<S> Service<Request> for Authorized<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let Some(required) = required_role(request.method(), request.uri().path()) else {
+            return Either::Left(self.inner.call(request));
+        };
+        let KeyCheck { keys, refusals } = &*self.check;
+        let error = match keys.find(request.headers()) {
+            Some((name, role)) if role >= required => {
+                // Only changes are logged with their key.
+                if required == Role::All {
+                    request.extensions_mut().insert(KeyName(name));
+                }
+                return Either::Left(self.inner.call(request));
+            }
+            Some((name, _)) => {
+                refusals.warn(&request, &name, "its key has the role read");
+                ApiError::forbidden()
+            }
+            None => {
+                refusals.warn(&request, "unknown", "it has no valid key");
+                ApiError::unauthorized()
+            }
+        };
+        Either::Right(ready(Ok(error.into_response())))
+    }
+}
+
+/// The state of [`guard_change`].
+#[derive(Debug)]
+pub(super) struct ChangeGuard {
+    origins: OriginCheck,
+    refusals: Refusals,
+}
+
+impl ChangeGuard {
+    pub(super) fn new(allowed_origins: Vec<Origin>) -> Self {
+        Self {
+            origins: OriginCheck::new(allowed_origins),
+            refusals: Refusals::default(),
+        }
+    }
+}
+
+/// Middleware of the routes that change models: refuses the requests of foreign web pages, and adds
+/// the [`Actor`] to the others. The handlers of changes need one, so they cannot do without.
+pub(super) async fn guard_change(
+    State(guard): State<Arc<ChangeGuard>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !guard.origins.allows(request.headers(), request.uri()) {
+        let actor = actor(&request);
+        guard
+            .refusals
+            .warn(&request, actor.name(), "a foreign web page sent it");
+        return ApiError::forbidden_origin().into_response();
+    }
+    let actor = actor(&request);
+    request.extensions_mut().insert(actor);
+    next.run(request).await
+}
+
+fn actor(request: &Request) -> Actor {
+    let extensions = request.extensions();
+    Actor {
+        key: extensions.get().map(|KeyName(name)| Arc::clone(name)),
+        address: client(request),
+    }
+}
+
+fn client(request: &Request) -> Option<SocketAddr> {
+    request
+        .extensions()
+        .get()
+        .map(|&ConnectInfo(address)| address)
+}
+
+/// Warns of refused requests.
+#[derive(Debug, Default)]
+struct Refusals {
+    last_warned: Mutex<Option<Instant>>,
+}
+
+impl Refusals {
+    fn warn(&self, request: &Request, who: &str, reason: &str) {
+        let mut last_warned = self
+            .last_warned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if last_warned.is_some_and(|last_warned| last_warned.elapsed() < WARN_INTERVAL) {
+            return;
+        }
+        *last_warned = Some(Instant::now());
+        drop(last_warned);
+        let client = client(request).map(tracing::field::display);
+        tracing::warn!(
+            who,
+            client,
+            method = %request.method(),
+            path = request.uri().path(),
+            reason,
+            "a request was refused; further ones are not logged for {WARN_INTERVAL:?}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A path that changes models must never pass for a prediction.
+    #[test]
+    fn each_request_needs_a_role() {
+        let all = Some(Role::All);
+        let read = Some(Role::Read);
+        for (method, path, role) in [
+            ("OPTIONS", "/predict", None),
+            ("OPTIONS", "/models/motor/retrain", None),
+            ("POST", "/predict", read),
+            ("POST", "//predict", read),
+            ("POST", "/%70redict", read),
+            ("POST", "/models/motor/predict", read),
+            ("GET", "/models", read),
+            ("HEAD", "/models/motor", read),
+            ("GET", "/models/motor/versions", read),
+            ("GET", "/elsewhere", read),
+            ("POST", "/retrain", all),
+            ("POST", "//retrain", all),
+            ("POST", "/%72etrain", all),
+            ("POST", "/models/motor/retrain", all),
+            ("POST", "/models/motor/rollback", all),
+            ("POST", "/models/predict/retrain", all),
+            ("DELETE", "/models/motor", all),
+            ("DELETE", "/models/predict", all),
+            ("POST", "/elsewhere", all),
+            ("POST", "/retrain?/predict", all),
+            ("PUT", "/predict", all),
+            ("CONNECT", "/predict", all),
+        ] {
+            let uri: axum::http::Uri = path.parse().expect("a path");
+            let method = method.parse().expect("a method");
+            assert_eq!(required_role(&method, uri.path()), role, "{method} {path}");
+        }
+    }
+}

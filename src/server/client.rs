@@ -1,0 +1,34 @@
+//! The client's address, for the audit log.
+
+use std::net::SocketAddr;
+
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::service::Service;
+
+/// A service that adds the client's address to the requests of one connection.
+pub(super) struct WithClient<S> {
+    inner: S,
+    address: Option<SocketAddr>,
+}
+
+impl<S> WithClient<S> {
+    pub(super) fn new(inner: S, address: Option<SocketAddr>) -> Self {
+        // A socket for both families writes IPv4 addresses as IPv6 ones.
+        let address = address.map(|address| (address.ip().to_canonical(), address.port()).into());
+        Self { inner, address }
+    }
+}
+
+impl<B, S: Service<Request<B>>> Service<Request<B>> for WithClient<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<B>) -> S::Future {
+        if let Some(address) = self.address {
+            request.extensions_mut().insert(ConnectInfo(address));
+        }
+        self.inner.call(request)
+    }
+}
