@@ -17,7 +17,11 @@ const UNCHECKED: &[(&str, &str)] = &[
     ),
     (
         "npm ci",
-        "the tests of the flows run it from the top folder",
+        "the README's test command runs it from the top folder",
+    ),
+    (
+        "npm test",
+        "the README's test command runs it from the top folder",
     ),
     (
         "npm run demo",
