@@ -216,7 +216,7 @@ impl Shared {
 
     /// The version of a model that is served, if it is stored.
     pub(super) fn served_version(&self, name: &ModelName) -> Option<u64> {
-        self.models.get(name)?.version_number()
+        Some(self.models.version(name)?.number)
     }
 
     /// Announces a change to other servers and removes old versions. Runs after the change was

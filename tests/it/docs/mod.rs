@@ -84,6 +84,7 @@ fn every_command_in_the_documents_gives_the_output_they_show() {
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "node-red-flows/README.md",
     ] {
         if root().join(name).exists() {
@@ -138,4 +139,39 @@ fn every_relative_link_in_the_documents_resolves() {
     println!("{links} links");
     assert!(links > 5, "{links} links");
     assert!(errors.is_empty(), "\n{}", errors.join("\n"));
+}
+
+// A promise whose test is gone is no promise.
+#[test]
+fn every_test_that_the_security_document_names_exists() {
+    let names: Vec<String> = read(Path::new("SECURITY.md"))
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .flat_map(|line| {
+            line.split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .filter(|name| name.matches('_').count() > 2)
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let mut source = String::new();
+    let mut folders = vec![root().join("tests/it")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                source += &std::fs::read_to_string(path).expect("text");
+            }
+        }
+    }
+    let missing: Vec<_> = names
+        .iter()
+        .filter(|name| !source.contains(&format!("fn {name}(")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

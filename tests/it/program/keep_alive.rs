@@ -40,7 +40,7 @@ fn a_refusal_says_where_the_connection_ends() {
         (415, true, "POST /predict", "", READING),
         (415, true, "POST /retrain", "", &long),
         (422, true, "POST /predict", json, "{}"),
-        (422, true, "POST /models/%20/predict", json, READING),
+        (422, true, "POST /models/+/predict", json, READING),
         (200, true, "GET /models", json, READING),
         (
             413,

@@ -3,6 +3,8 @@
 mod bodies;
 mod capacity;
 mod connections;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod hostile;
 mod keep_alive;
 mod load;
 mod shutdown;
