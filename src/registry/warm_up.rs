@@ -29,6 +29,10 @@ impl Shared {
     /// Loads all models that are not in memory. `loaded` of `count` stored models are; the start
     /// began at `start`.
     pub(super) async fn warm_up(self: Arc<Self>, count: usize, mut loaded: usize, start: Instant) {
+        let names = self.models.unloaded();
+        if names.is_empty() && loaded == 0 {
+            return;
+        }
         let decoder = match Decoder::start("warm-up", true) {
             Ok(decoder) => decoder,
             Err(error) => {
@@ -40,7 +44,7 @@ impl Shared {
         let mut done = loaded;
         let mut described = 0;
         let mut last_logged = start;
-        let mut loads = stream::iter(self.models.unloaded())
+        let mut loads = stream::iter(names)
             .map(|name| self.warm(name, &decoder, &is_full))
             .buffer_unordered(WARM_UP_CONCURRENCY);
         while let Some(outcome) = loads.next().await {
@@ -63,10 +67,8 @@ impl Shared {
                 tracing::info!("loading models: {done} of {count}");
             }
         }
-        if count > 0 {
-            let elapsed = start.elapsed();
-            tracing::info!("loaded {loaded} of {count} stored models in {elapsed:.1?}");
-        }
+        let elapsed = start.elapsed();
+        tracing::info!("loaded {loaded} of {count} stored models in {elapsed:.1?}");
         if described > 0 {
             tracing::info!(
                 "{described} models are loaded when asked for, because --memory-limit leaves no \

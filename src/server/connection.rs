@@ -19,6 +19,7 @@ use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::busy_poll::Spin;
 use super::connections::{OpenConnection, Waiting};
+use super::date;
 use super::exchange::{Exchange, Phase, Rest};
 use super::service::{ConnectionService, RequestBody};
 use crate::http::ApiError;
@@ -141,9 +142,11 @@ async fn linger<I: AsyncRead + Unpin>(socket: &mut I) {
 fn message(error: &ApiError) -> Vec<u8> {
     let status = error.status();
     let body = error.to_json();
+    let date = date::now().and_then(|date| Some(format!("date: {}\r\n", date.to_str().ok()?)));
+    let date = date.unwrap_or_default();
     let mut message = format!(
         "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n",
+         content-length: {}\r\n{date}\r\n",
         status.as_str(),
         status.canonical_reason().unwrap_or_default(),
         body.len()

@@ -122,7 +122,7 @@ fn unfinished_requests_make_room_for_new_connections() {
     let (server, most) = with_few_files(&folder);
     let partial_body = post("/predict", 100) + "{";
     for begin in ["GET /models HTTP", &partial_body] {
-        let begun: Vec<TcpStream> = (0..2 * most)
+        let begun: Vec<TcpStream> = (0..3 * most)
             .map(|_| {
                 let mut stream = server.connect();
                 stream
@@ -167,4 +167,30 @@ fn a_thousand_connections_wait_to_be_accepted() {
     for mut stream in waiting.into_iter().rev().take(10) {
         assert_eq!(predict(&mut stream).expect("a response").status, 200);
     }
+}
+
+// Clients that ask much and read nothing leave the responses to the server. 600 of them held 290 MB.
+#[cfg(target_os = "linux")]
+#[test]
+fn unread_responses_are_bounded_together() {
+    let server = Server::start(&[]);
+    let batch = format!("{{\"values\":[{}1]}}", "2.123456789,".repeat(9_999));
+    let request = post("/predict", batch.len()) + &batch;
+    let clients: Vec<TcpStream> = (0..600)
+        .map(|_| {
+            let mut stream = server.connect();
+            let timeout = Some(Duration::from_millis(200));
+            stream.set_write_timeout(timeout).expect("a connection");
+            socket2::SockRef::from(&stream)
+                .set_recv_buffer_size(4096)
+                .expect("a connection");
+            // It stops reading, or closes the connection, where too many responses are unread.
+            let _ = (0..8).try_for_each(|_| stream.write_all(request.as_bytes()));
+            stream
+        })
+        .collect();
+    let held = server.memory("RssAnon") >> 20;
+    assert!(held < 160, "{held} MiB");
+    predict(&mut server.connect()).expect("a response").ok();
+    drop(clients);
 }
