@@ -200,7 +200,7 @@ fn a_response_during_the_shutdown_says_that_the_connection_ends() {
     server.wait_for_line("stopping");
     std::thread::sleep(Duration::from_millis(100));
     stream
-        .write_all(READING[3..].as_bytes())
+        .write_all(&READING.as_bytes()[3..])
         .expect("the server reads");
     let response = read_response(&mut stream).expect("a response");
     assert_eq!(response.status, 200, "{response:?}");
