@@ -67,7 +67,7 @@ fn parse(text: &str) -> Result<Vec<f64>, (Option<u64>, String)> {
     let mut values = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| {
-            let line = error.position().map(|position| position.line());
+            let line = error.position().map(csv::Position::line);
             (line, error.to_string())
         })?;
         let line = record.position().map(|position| {

@@ -58,7 +58,7 @@ impl TryFrom<StoredScaler> for StandardScaler {
         if !sound {
             return Err("the scaler is damaged".to_owned());
         }
-        Self::from_moments(stored.mean, stored.scale)
+        Self::from_mean_and_scale(stored.mean, stored.scale)
     }
 }
 
@@ -83,10 +83,10 @@ impl StandardScaler {
         if let Some(feature) = mean.iter().position(|mean| !mean.is_finite()) {
             return Err(DetectorError::Overflow { row: None, feature });
         }
-        Self::from_moments(mean, scale).map_err(DetectorError::Scaler)
+        Self::from_mean_and_scale(mean, scale).map_err(DetectorError::Scaler)
     }
 
-    fn from_moments(mean: Vec<f64>, scale: Vec<f64>) -> Result<Self, String> {
+    fn from_mean_and_scale(mean: Vec<f64>, scale: Vec<f64>) -> Result<Self, String> {
         // linfa fits offsets to data; the mean of one row is that row, to the bit.
         let mean = Array1::from(mean).insert_axis(Axis(0));
         let centre = LinearScaler::standard_no_std()

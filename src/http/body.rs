@@ -130,7 +130,7 @@ async fn read(
         let Some(frame) = frame else {
             break;
         };
-        let Ok(data) = frame.map_err(|error| incomplete(&error))?.into_data() else {
+        let Ok(data) = frame.map_err(|error| incomplete_body(&error))?.into_data() else {
             continue;
         };
         received += data.len();
@@ -227,7 +227,7 @@ impl<'a> Clock<'a> {
 }
 
 /// Why a body ended too early. The root cause says most.
-fn incomplete(error: &dyn Error) -> ApiError {
+fn incomplete_body(error: &dyn Error) -> ApiError {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -8,11 +8,11 @@ use super::error::{ApiError, ErrorCode};
 use crate::forest::{IsolationForestParams, IsolationForestValidParams, MAX_TABLE_ADDITIONS};
 use crate::store::ModelSettings;
 
-/// Largest body of a retrain, in bytes: three million readings with all their digits.
+/// Maximum size of the body of a retrain, in bytes: three million readings with all their digits.
 pub const MAX_RETRAIN_BODY: usize = 64 * 1024 * 1024;
 
-/// Largest body of any other request, in bytes. It is parsed on a serving thread, between other
-/// requests, so it must be short.
+/// Maximum size of the body of any other request, in bytes. It is parsed on a serving thread,
+/// between other requests, so it must be short.
 pub const MAX_PREDICT_BODY: usize = 1024 * 1024;
 
 /// Memory for all bodies that arrive or wait, over all connections, in bytes. Four of the largest
@@ -22,10 +22,10 @@ pub const BODY_BUDGET: usize = 256 * 1024 * 1024;
 /// How fast a body has to arrive.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
-    /// Longest time in which nothing comes; otherwise a client that vanished pins its buffer.
+    /// Maximum time in which nothing comes; otherwise a client that vanished holds its buffer.
     pub(super) idle: Duration,
     /// In each such time some bytes have to come, until the body ends; otherwise a client that
-    /// sends a byte now and then pins its buffer.
+    /// sends a byte now and then holds its buffer.
     pub(super) window: Duration,
     /// How many bytes, for each second of it.
     pub(super) rate: usize,
@@ -38,33 +38,33 @@ pub(super) const BODY_PACE: Pace = Pace {
     rate: 1024,
 };
 
-/// Most readings in one request. With one feature they take a few milliseconds, unless the model has
-/// more trees than a request can ask for.
+/// Maximum number of readings in one request. With one feature they take a few milliseconds, unless
+/// the model has more trees than a request can ask for.
 pub(super) const MAX_VALUES: usize = 10_000;
 
-/// Most tree walks made on a serving thread, some milliseconds. Larger batches run on the blocking
-/// pool.
+/// Maximum number of tree walks made on a serving thread, some milliseconds. Larger batches run on
+/// the blocking pool.
 pub(super) const MAX_INLINE_WALKS: usize = 100_000;
 
-/// Most features of a reading.
+/// Maximum number of features of a reading.
 pub(super) const MAX_FEATURES: usize = 1024;
 
-/// Longest name of a feature, in bytes.
+/// Maximum length of a feature name, in bytes.
 pub(super) const MAX_FEATURE_NAME: usize = 128;
 
 /// Deepest nesting of `samples`: numpy's arrays have no more dimensions.
 pub(super) const MAX_NESTING: usize = 64;
 
-/// Longest training that a request may ask for, in nanoseconds of one processor core; others wait
-/// for it meanwhile. At default settings no body needs more: the costliest, 11 million readings of
-/// two features in [`MAX_RETRAIN_BODY`] bytes, takes 7 seconds.
+/// Maximum cost of a training that a request may ask for, in nanoseconds of one processor core;
+/// others wait for it meanwhile. At default settings no body needs more: the costliest, 11 million
+/// readings of two features in [`MAX_RETRAIN_BODY`] bytes, takes 7 seconds.
 const MAX_TRAINING_NANOS: u64 = 10_000_000_000;
 
 /// Time to parse a byte of a retrain, in nanoseconds.
 pub(super) const PARSE_NANOS_PER_BYTE: u64 = 20;
 
-/// Most readings that the trees of a model are grown from, all trees together, where a request
-/// chooses their number: such a model takes up to 100 MB.
+/// Maximum number of readings that the trees of a model are grown from, all trees together, where a
+/// request chooses their number: such a model takes up to 100 MB.
 const MAX_TREE_SAMPLES: usize = 1_000_000;
 
 /// Trees over several features are padded to at least this many nodes.
@@ -73,8 +73,9 @@ const MIN_PADDED_NODES: usize = 256;
 /// Returns the estimated cost of a training in nanoseconds of one processor core, or refuses it.
 ///
 /// The operator may choose any settings, and a request with the operator's own settings may be as
-/// costly as they make it. So a training is refused if it is beyond the bounds, and also beyond what
-/// a model of one feature would cost with the operator's settings and as many readings: that is
+/// costly as they make it. So a training is refused if it is beyond the bounds, and also beyond
+/// what a model of one feature would cost with the operator's settings and as many readings: that
+/// is
 /// `/retrain`, which is never refused unless a request changed the settings of `default`. A request
 /// that asks for more trees, more readings per tree or more features than that cannot multiply the
 /// operator's choice beyond the bounds.

@@ -13,8 +13,8 @@ pub(super) const MAX_BACKLOG: Duration = Duration::from_secs(60);
 /// How much of that one model may take, so that there is room for others.
 pub(super) const MAX_BACKLOG_PER_MODEL: Duration = Duration::from_secs(30);
 
-/// Bodies up to this size, in bytes, are scanned on the thread of all changes, which takes less than
-/// a millisecond; larger ones on the blocking pool.
+/// Bodies up to this size, in bytes, are scanned on the thread of all changes, which takes less
+/// than a millisecond; larger ones on the blocking pool.
 pub(super) const MAX_INLINE_SCAN: usize = 256 * 1024;
 
 /// Threads for blocking work: reading, writing, and compiling the forests that were read. Each
@@ -24,7 +24,7 @@ pub(super) const BLOCKING_THREADS: usize = 3;
 /// How long a training waits for memory that loads and other changes hold.
 pub(super) const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time between two looks whether there is memory.
+/// Maximum time between two looks whether there is memory.
 pub(super) const MEMORY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many models are read at the same time, for requests and for changes of other servers.

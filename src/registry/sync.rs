@@ -48,7 +48,7 @@ impl Shared {
                     continue;
                 }
             }
-            pending = self.refresh_idle(pending).await;
+            pending = self.refresh_models(pending).await;
             // Failures are tracked separately: a store that is full or read-only can still be
             // polled.
             if self.needs_announcement.swap(false, Ordering::Relaxed) {
@@ -109,7 +109,7 @@ impl Shared {
 
     /// Refreshes models; returns those to try again, because a change of them is running here or
     /// the store did not answer.
-    async fn refresh_idle(&self, models: BTreeSet<ModelName>) -> BTreeSet<ModelName> {
+    async fn refresh_models(&self, models: BTreeSet<ModelName>) -> BTreeSet<ModelName> {
         stream::iter(models)
             .map(|name| async move {
                 let ticket = self.queues.enter(&name, usize::MAX)?;

@@ -28,7 +28,7 @@ use crate::http::ApiError;
 /// every few minutes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Longest time from the first byte of a request head to its end. Heads are a few hundred bytes, so
+/// Maximum time from the first byte of a request head to its end. Heads are a few hundred bytes, so
 /// that suits any network.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -158,8 +158,8 @@ fn message(error: &ApiError) -> Vec<u8> {
 
 /// Watches over a connection while it waits.
 ///
-/// It has a single timer, which is set anew only once it has elapsed, or where it would be too late.
-/// So a request costs no timer operation.
+/// It has a single timer, which is set anew only once it has elapsed, or where it would be too
+/// late. So a request costs no timer operation.
 struct ConnectionWatch {
     open: OpenConnection,
     exchange: Arc<Exchange>,

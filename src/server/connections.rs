@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Most open connections, whatever the limit of open files. An idle one takes 12 KB, so that these
-/// take 200 MB.
+/// Maximum number of open connections, whatever the limit of open files. An idle one takes 12 KB,
+/// so that these take 200 MB.
 const MAX_CONNECTIONS: usize = 16_384;
 
 /// Files kept back for the store: 16 models are read at a time, each by a file or a connection to
@@ -29,7 +29,7 @@ const THREAD_FILES: usize = 4;
 /// Where the limit of open files is very low, connections get at least this share of it.
 const LEAST_SHARE: usize = 4;
 
-/// Most bytes of unfinished request heads and unsent responses, over all connections.
+/// Maximum number of bytes of unfinished request heads and unsent responses, over all connections.
 const MAX_HELD: usize = 64 * 1024 * 1024;
 
 /// A connection in the middle of a request is closed for another one only once it has waited this
@@ -139,8 +139,8 @@ impl Connections {
         }))
     }
 
-    /// Counts a new connection. Where there are too many, closes the one that has been idle longest,
-    /// or else the one that has waited longest for its client; where there is none, waits.
+    /// Counts a new connection. Where there are too many, closes the one that has been idle
+    /// longest, or else the one that has waited longest for its client; where there is none, waits.
     pub(super) async fn admit(&self) -> OpenConnection {
         while self.0.open.load(Ordering::Acquire) >= self.0.max {
             let freed = self.0.freed.notified();
@@ -308,8 +308,8 @@ impl OpenConnection {
     }
 
     /// Publishes how many bytes of an unfinished request head, or of an unsent response, this
-    /// connection holds. Where all connections hold too many, evicts the one that has waited longest
-    /// for its client; returns false where there is none.
+    /// connection holds. Where all connections hold too many, evicts the one that has waited
+    /// longest for its client; returns false where there is none.
     pub(super) fn hold(&self, bytes: usize) -> bool {
         let shared = &self.connections.0;
         let before = self.status.held.swap(bytes, Ordering::Relaxed);

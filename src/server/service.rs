@@ -28,10 +28,10 @@ use crate::http::{ApiError, check_host};
 /// Idle timeout while draining a body that nobody read.
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Longest time spent on draining a body.
+/// Maximum time spent on draining a body.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most bytes drained from a body.
+/// Maximum number of bytes drained from a body.
 const MAX_DRAINED: usize = 64 * 1024 * 1024;
 
 /// The service of one connection.

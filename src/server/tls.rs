@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 use super::connections::{OpenConnection, Waiting};
 use crate::reload::{Reload, WatchedFiles};
 
-/// Longest time for a handshake; otherwise a client that says nothing pins its connection.
+/// Maximum time for a handshake; otherwise a client that says nothing holds its connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A certificate and its key, with which connections are encrypted.

@@ -14,7 +14,7 @@ use super::tls::Tls;
 use super::{connection, tls};
 
 /// How long sent data may stay unacknowledged; otherwise a client that vanished, or that reads no
-/// responses, pins its connection. Linux only.
+/// responses, holds its connection. Linux only.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 

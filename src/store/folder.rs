@@ -188,7 +188,7 @@ pub(super) fn sync_removal(models: &Path, folder: &Path) -> io::Result<()> {
 /// Fsyncs a folder; no-op off Unix.
 fn fsync(folder: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        std::fs::File::open(folder)?.sync_all()?;
+        File::open(folder)?.sync_all()?;
     }
     Ok(())
 }

@@ -158,9 +158,8 @@ fn split_format(content: &[u8]) -> Result<(u32, &[u8]), FormatError> {
 /// Decodes the sections of format 2. `content` is the version without its checksum, and `body` what
 /// follows its first line.
 fn decode_sections(content: &[u8], body: &[u8]) -> Result<Record, FormatError> {
-    let (metadata, block_end) = match split_section(body)? {
-        (METADATA, metadata, rest) => (metadata, rest),
-        _ => return Err(FormatError::damaged("it does not begin with its metadata")),
+    let (METADATA, metadata, block_end) = split_section(body)? else {
+        return Err(FormatError::damaged("it does not begin with its metadata"));
     };
     let (_, mut rest) = block_end
         .split_first_chunk::<4>()

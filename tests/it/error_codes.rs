@@ -14,7 +14,7 @@ use iforest_server::store::Store;
 use iforest_server::training_data;
 use serde_json::{Value, json};
 
-use crate::support::data::params;
+use crate::support::data::{params, readings, samples};
 use crate::support::folder::{Folder, write};
 use crate::support::http::{JSON, Response};
 use crate::support::router::App;
@@ -262,6 +262,22 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
         .post("/models/damaged/rollback", r#"{"version": 1}"#)
         .await;
     seen.insert(code(&rollback));
+
+    // Padded, these trees take more memory than the server may use.
+    let config = RegistryConfig {
+        memory_limit: "32MiB".parse().expect("a size"),
+        ..RegistryConfig::new(params())
+    };
+    let first = DefaultModel::LoadOrTrain(Box::new(|| training_data::synthetic(42)));
+    let small = Registry::open(Store::in_memory(), config, first);
+    let large = json!({
+        "samples": samples(&readings(1, 300, 2)), "n_estimators": 2000, "max_samples": 300
+    });
+    let app_of_32_mib = App::of(small.expect("it opens"));
+    let refused = app_of_32_mib
+        .post("/models/large/retrain", large.to_string())
+        .await;
+    seen.insert(code(&refused));
 
     std::fs::rename(folder.path(), folder.away()).expect("moved away");
     let failed = app.post("/retrain", r#"{"samples": [1, 2]}"#).await;

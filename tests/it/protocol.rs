@@ -99,7 +99,7 @@ async fn a_body_over_the_limit_is_refused_with_the_limit() {
         let sized = Body::from(vec![b' '; limit + 1]);
         let parts = vec![b' '; limit / 2 + 1];
         let parts = [Ok::<_, std::io::Error>(parts.clone()), Ok(parts)];
-        let streamed = Body::from_stream(futures_util::stream::iter(parts));
+        let streamed = Body::from_stream(stream::iter(parts));
         for body in [sized, streamed] {
             let answer = app.post(path, body).await;
             assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);

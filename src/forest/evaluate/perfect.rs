@@ -6,7 +6,7 @@
 //! integers in the same order, because comparing integers yields an integer to add.
 
 use super::path_length::{PathLengths, depths};
-use super::threshold::f32_not_above;
+use super::threshold::round_down_to_f32;
 use crate::forest::tree::{Tree, Trees};
 use crate::total_order::f32_to_key;
 
@@ -280,7 +280,7 @@ fn lay_out(
         match (tree.split(node), tree.children(node)) {
             (Some((feature, threshold)), Some((left, right))) => {
                 nodes[index] = Node {
-                    threshold: order_key(f32_not_above(threshold)),
+                    threshold: order_key(round_down_to_f32(threshold)),
                     offset: (feature * LANES) as u32,
                 };
                 pending.push((left, edges + 1, 2 * index));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::path_length::{PathLengths, anomaly_score};
-use super::threshold::f32_not_above;
+use super::threshold::round_down_to_f32;
 use crate::forest::cost::MAX_TABLE_ADDITIONS;
 use crate::forest::tree::Trees;
 
@@ -136,7 +136,7 @@ fn steps(trees: &Trees) -> Option<(Vec<f64>, Vec<Step>)> {
         for (node, &rows) in tree.n_node_samples().iter().enumerate() {
             if let Some((_, threshold)) = tree.split(node) {
                 // The left child is the next node. Adding 0.0 turns -0 into 0: one breakpoint.
-                open.push((f32_not_above(threshold) + 0.0, depth));
+                open.push((round_down_to_f32(threshold) + 0.0, depth));
                 depth += 1;
                 continue;
             }

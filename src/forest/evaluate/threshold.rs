@@ -4,7 +4,7 @@
 //! replaced by the largest `f32` that is not above it.
 
 /// The largest `f32` not above a threshold.
-pub(super) fn f32_not_above(threshold: f64) -> f32 {
+pub(super) fn round_down_to_f32(threshold: f64) -> f32 {
     let near = threshold as f32;
     let above = i32::from(f64::from(near) > threshold);
     // If `near` is above, step to the next `f32` down. A branch, as in `f32::next_down`, would be
@@ -30,7 +30,7 @@ mod tests {
                 0.7 * near,
             ] {
                 for threshold in [threshold, -threshold] {
-                    let found = f32_not_above(threshold);
+                    let found = round_down_to_f32(threshold);
                     assert!(f64::from(found) <= threshold, "{threshold:e}");
                     assert!(f64::from(found.next_up()) > threshold, "{threshold:e}");
                 }

@@ -1,7 +1,7 @@
 //! Walks the trees one after the other, in the form in which they were grown.
 
 use super::path_length::{PathLengths, depths};
-use super::threshold::f32_not_above;
+use super::threshold::round_down_to_f32;
 use crate::forest::tree::{LEAF, Trees};
 
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ impl Walk {
                 walk.nodes
                     .push(match (tree.split(node), tree.children(node)) {
                         (Some((feature, threshold)), Some((_, right))) => Node {
-                            threshold: f32_not_above(threshold),
+                            threshold: round_down_to_f32(threshold),
                             feature: feature as u32,
                             right: root + right as u32,
                         },

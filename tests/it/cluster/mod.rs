@@ -193,7 +193,7 @@ fn change_while_clients_predict(store: &str, servers: [&Server; 2]) {
             delays.measure("a deletion is seen", || here.model("visitor").status == 404);
         }
         drop(stop_clients);
-        let answers = clients.into_iter().map(|client| client.join());
+        let answers = clients.into_iter().map(std::thread::ScopedJoinHandle::join);
         answers
             .flat_map(|seen| seen.expect("no request failed"))
             .collect()

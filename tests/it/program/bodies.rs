@@ -87,7 +87,10 @@ fn unfinished_bodies_are_bounded_together() {
             assert!(start.elapsed() < Duration::from_secs(5));
             most = most.max(server.memory("RssAnon") as usize / MIB);
         };
-        while !senders.iter().all(|sender| sender.is_finished()) {
+        while !senders
+            .iter()
+            .all(std::thread::ScopedJoinHandle::is_finished)
+        {
             ask();
         }
         let streams: Vec<_> = senders

@@ -119,7 +119,7 @@ fn crafted_models_are_refused_as_damaged() {
         }),
         ("n_node_samples beyond max_samples", |f| f.leaf_rows[0] += 1),
         ("n_node_samples that overflow", |f| {
-            f.leaf_rows[0] = u32::MAX
+            f.leaf_rows[0] = u32::MAX;
         }),
         ("an empty leaf", |f| {
             *f = Fields::forest(2, [(vec![1, 0, 0], vec![0, 2])]);
@@ -156,7 +156,7 @@ fn crafted_models_are_refused_as_damaged() {
             f.threshold[0] = f64::INFINITY;
         }),
         ("a threshold that is NaN", |f| {
-            f.decision_threshold = f64::NAN
+            f.decision_threshold = f64::NAN;
         }),
         ("an infinite threshold", |f| {
             f.decision_threshold = f64::NEG_INFINITY;
@@ -164,7 +164,7 @@ fn crafted_models_are_refused_as_damaged() {
         ("an offset that is NaN", |f| f.offset = f64::NAN),
         ("a contamination of 0", |f| f.contamination = 0.0),
         ("a contamination that is NaN", |f| {
-            f.contamination = f64::NAN
+            f.contamination = f64::NAN;
         }),
         ("a scale of 0", |f| f.scale[0] = 0.0),
         ("a scale that is NaN", |f| f.scale[0] = f64::NAN),
