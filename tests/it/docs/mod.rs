@@ -28,6 +28,14 @@ const UNCHECKED: &[(&str, &str)] = &[
         "serves until it is stopped; the tests of the flows start its parts",
     ),
     (
+        "cargo fuzz run --sanitizer none requests fuzz/corpus/requests fuzz/seeds/requests",
+        "`.ci/run` runs it for a bounded time",
+    ),
+    (
+        "cargo fuzz run --sanitizer none model fuzz/corpus/model fuzz/seeds/model",
+        "`.ci/run` runs it for a bounded time",
+    ),
+    (
         "python3 -m venv target/reference-env",
         "prepares the commands after it",
     ),
