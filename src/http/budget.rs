@@ -265,7 +265,7 @@ impl Bodies {
             self.reserved -= victim.reserved;
             let mut buffer = victim.body.buffer();
             buffer.is_evicted = true;
-            // The memory is free at once, not only when the client is told.
+            // The memory is free at once, not only after the response.
             drop(buffer.take());
             drop(buffer);
             victim.body.evicted.notify_one();
