@@ -46,10 +46,7 @@ mod tests {
     #[test]
     fn unsafe_characters_are_escaped_and_others_stay() {
         for (text, expected) in [
-            (
-                "Öl-Druck °C 温度 🌡\u{fe0f}",
-                "Öl-Druck °C 温度 🌡\u{fe0f}",
-            ),
+            ("Öl-Druck °C 温度 🌡\u{fe0f}", "Öl-Druck °C 温度 🌡\u{fe0f}"),
             ("a\nINFO forged", r"a\nINFO forged"),
             ("a\r\t\0", r"a\r\t\u{0}"),
             (

@@ -124,7 +124,8 @@ async fn read(
                     receiving = Some(receive(budget, &mut first, longest)?);
                 }
                 let clock = clock.get_or_insert_with(|| Clock::new(pace, received));
-                clock.frame(&mut body, received, receiving.as_ref()).await?
+                // Boxed, so that the usual request does not carry the state of this one.
+                Box::pin(clock.frame(&mut body, received, receiving.as_ref())).await?
             }
         };
         let Some(frame) = frame else {

@@ -23,7 +23,7 @@ pub(super) async fn predict_default(
     let model = app.registry.default_model();
     // server.py knows models of one feature only.
     if model.detector.forest().n_features() > 1 {
-        return predict_with(&app, model, &body).await;
+        return Box::pin(predict_with(&app, model, &body)).await;
     }
     let request = wire::parse_values(&body)?;
     respond_values(model, request).await
@@ -73,7 +73,9 @@ async fn respond_values(
     let walks_per_row = model.detector.forest().walks_per_row();
     match &request {
         PredictRequest::Many(values) if values.len() * walks_per_row > MAX_INLINE_WALKS => {
-            run_blocking(move || respond(request, |&value| model.detector.predict(value))).await
+            let predict = move || respond(request, |&value| model.detector.predict(value));
+            // Boxed, so that the usual request does not carry the state of this one.
+            Box::pin(run_blocking(predict)).await
         }
         _ => respond(request, |&value| model.detector.predict(value)),
     }
