@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_memory_wakes_up_when_some_is_given_back() {
+    fn a_waiting_reservation_wakes_up_when_memory_is_released() {
         let budget = MemoryBudget::new(100);
         let held = budget.reserve(100);
         std::thread::scope(|scope| {

@@ -82,8 +82,8 @@ pub struct NormalRange {
 }
 
 impl NormalRange {
-    /// The readings whose scaled values are in `(low, high]`. `None` if there are none, because a
-    /// step of the forest may lie between two neighbouring doubles.
+    /// The readings whose scaled values are in `(low, high]`. `None` if no double lies there, since
+    /// a step of the forest may lie between two neighbouring doubles.
     pub(super) fn from_scaled(
         (low, high): (f32, f32),
         scaled: impl Fn(f64) -> f32,
@@ -128,7 +128,7 @@ impl NormalRange {
     }
 }
 
-/// The greatest finite number for which `holds` is true; `None` if there is none. `holds` must be
+/// The greatest finite number for which `holds` is true; `None` if it never is. `holds` must be
 /// true up to some number and false beyond it.
 fn greatest(holds: impl Fn(f64) -> bool) -> Option<f64> {
     let (mut low, mut high) = (f64_to_key(f64::MIN), f64_to_key(f64::MAX));

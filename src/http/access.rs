@@ -19,8 +19,8 @@ use super::origin::{Origin, OriginCheck};
 use super::paths;
 use crate::registry::Actor;
 
-/// Shortest time between two warnings about refused requests; otherwise whoever reaches the port
-/// could fill the disk with log lines.
+/// Shortest time between two warnings about refused requests; otherwise any client could fill the
+/// disk with log lines.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The role that a request needs; `None` if it is open to everybody.

@@ -210,8 +210,8 @@ impl BodyBudget {
         Ok(())
     }
 
-    /// The bodies to drop for `missing` bytes: first those of which nothing has come for a while,
-    /// longest first; then those that have been arriving longest.
+    /// The bodies to drop for `missing` bytes: first stalled bodies, the longest
+    /// stalled first; then those that have been arriving longest.
     fn victims(
         &self,
         bodies: &Bodies,

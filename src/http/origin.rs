@@ -1,7 +1,7 @@
 //! Whether a web page may change models.
 //!
-//! A browser sends a page's requests to any address, whoever wrote the page, and says so in
-//! `Origin` and `Sec-Fetch-Site`. Programs send neither, and are not checked.
+//! A browser sends the requests of any web page to any address, and names the page's origin in
+//! `Origin` and `Sec-Fetch-Site`. Programs send neither header, and are not checked.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;

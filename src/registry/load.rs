@@ -345,7 +345,7 @@ impl Shared {
     }
 
     async fn read_summaries(self: &Arc<Self>) -> Result<(), LoadError> {
-        // One at a time: whoever waits finds all of them read.
+        // One at a time: a second caller then finds all of them read.
         let _turn = self.summaries_turn.lock().await;
         let all = self.models.summaries();
         let unknown = all.into_iter().filter(|(_, summary)| summary.is_none());

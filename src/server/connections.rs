@@ -140,7 +140,8 @@ impl Connections {
     }
 
     /// Counts a new connection. Where there are too many, closes the one that has been idle
-    /// longest, or else the one that has waited longest for its client; where there is none, waits.
+    /// longest, or else the one that has waited longest for its client. If none waits, this one
+    /// waits until a connection ends.
     pub(super) async fn admit(&self) -> OpenConnection {
         while self.0.open.load(Ordering::Acquire) >= self.0.max {
             let freed = self.0.freed.notified();
@@ -309,7 +310,7 @@ impl OpenConnection {
 
     /// Publishes how many bytes of an unfinished request head, or of an unsent response, this
     /// connection holds. Where all connections hold too many, evicts the one that has waited
-    /// longest for its client; returns false where there is none.
+    /// longest for its client; returns false if none waits.
     pub(super) fn hold(&self, bytes: usize) -> bool {
         let shared = &self.connections.0;
         let before = self.status.held.swap(bytes, Ordering::Relaxed);

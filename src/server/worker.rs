@@ -30,7 +30,7 @@ pub(super) async fn serve(
     mut stop: watch::Receiver<()>,
     grace: Duration,
 ) -> bool {
-    // Each connection keeps a receiver as long as it lives.
+    // Each connection holds a receiver while it is open.
     let (stop_connections, stopped) = watch::channel(());
     let http = connection::http();
     let router = TowerToHyperService::new(router);

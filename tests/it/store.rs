@@ -250,7 +250,7 @@ impl ObjectStore for LostAnswers {
     }
 }
 
-// A version that a client was told is not stored must not be served seconds later. When only the
+// A version whose retrain was answered with an error must not be served seconds later. When only the
 // response of the store was lost, the store looks for the version before it reports an error.
 #[tokio::test]
 async fn a_version_whose_write_lost_its_response_is_found() {

@@ -25,7 +25,7 @@ fn stalled_uploads_make_room_for_a_retrain() {
     std::thread::sleep(Duration::from_millis(1500));
     let body = format!("{{\"samples\":[1,2,3]{}}}", " ".repeat(8 * MIB));
     server.post("/retrain", body).ok();
-    // One that stalled made room, and is told so well before it times out.
+    // One stalled upload made room, and gets its response well before its time-out.
     let start = Instant::now();
     let evicted = loop {
         let answered = stalled.iter().position(|stream| {
