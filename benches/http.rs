@@ -7,10 +7,11 @@
 //! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: sends requests to /predict; each
 //!   connection sends the next request after the last response. With RETRAIN_ADDRESS, it also sends
 //!   500 readings to /retrain there, again and again. Prints one line of JSON, latencies in
-//!   seconds.
+//!   seconds. Sends the API key in the variable `IFOREST_KEY`, if there is one.
 //! * `http poll …`: same as `load`, but the client polls for responses and never sleeps. Waking a
 //!   client takes longer than the server takes to respond, so this measures the server better.
-//! * no arguments (`cargo bench --bench http`): the server and the baseline, in alternating order.
+//! * no arguments (`cargo bench --bench http`): the server and the baseline, in alternating order,
+//!   without and with API keys. The baseline ignores the key that it is sent.
 //!
 //! `compare/compare.py` uses the first four.
 
@@ -55,12 +56,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             } else {
                 Wait::Sleep
             };
+            let key = std::env::var("IFOREST_KEY").ok();
             let load = load(
                 wait,
                 address.parse()?,
                 connections.parse()?,
                 seconds,
                 retrain,
+                key.as_deref(),
             )?;
             println!("{}", load.to_json());
             Ok(())
@@ -171,6 +174,7 @@ fn load(
     connections: usize,
     time: Duration,
     retrain: Option<SocketAddr>,
+    key: Option<&str>,
 ) -> Result<Load, Box<dyn Error>> {
     for address in [Some(address), retrain].into_iter().flatten() {
         if !address.ip().is_loopback() {
@@ -189,7 +193,15 @@ fn load(
                 // The retraining client mostly waits, so it can share a thread.
                 let retrain = retrain.filter(|_| i == 0);
                 scope.spawn(move || {
-                    run_share(wait, address, connections, deadline, max_requests, retrain)
+                    run_share(
+                        wait,
+                        address,
+                        connections,
+                        deadline,
+                        max_requests,
+                        retrain,
+                        key,
+                    )
                 })
             })
             .collect();
@@ -215,6 +227,7 @@ fn run_share(
     deadline: Instant,
     max_requests: usize,
     retrain: Option<SocketAddr>,
+    key: Option<&str>,
 ) -> std::io::Result<Load> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -227,7 +240,7 @@ fn run_share(
                 }
             });
         }
-        let predict = request("/predict", address, r#"{"value": 2.5}"#);
+        let predict = request("/predict", address, r#"{"value": 2.5}"#, key);
         let clients: Vec<_> = (0..connections)
             .map(|_| tokio::spawn(client(address, predict.clone(), deadline, max_requests)))
             .collect();
@@ -238,7 +251,7 @@ fn run_share(
             let body = format!(r#"{{"samples": [{}]}}"#, samples.join(", "));
             tokio::spawn(client(
                 address,
-                request("/retrain", address, &body),
+                request("/retrain", address, &body, key),
                 deadline,
                 max_requests,
             ))
@@ -258,10 +271,13 @@ fn run_share(
     }))
 }
 
-fn request(path: &str, address: SocketAddr, body: &str) -> Vec<u8> {
+fn request(path: &str, address: SocketAddr, body: &str, key: Option<&str>) -> Vec<u8> {
+    let authorization = key.map_or_else(String::new, |key| {
+        format!("Authorization: Bearer {key}\r\n")
+    });
     format!(
         "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
+         {authorization}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -381,14 +397,42 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
         address: line.trim().parse()?,
     };
 
+    let keys = std::env::temp_dir().join(format!("iforest-http-bench-{}", std::process::id()));
+    std::fs::write(&keys, format!("bench read {KEY}\n"))?;
+    let open = start_server(&[])?;
+    let keyed = start_server(&["--api-keys".as_ref(), keys.as_os_str()])?;
+    std::fs::remove_file(&keys)?;
+
+    for (ours, key) in [(&open, None), (&keyed, Some(KEY))] {
+        for (wait, connections, label) in [
+            (Wait::Sleep, 1, "1 connection"),
+            (Wait::Poll, 1, "1 connection, polling"),
+            (Wait::Sleep, 64, "64 connections"),
+        ] {
+            let label = match key {
+                Some(_) => format!("{label}, API keys"),
+                None => label.to_owned(),
+            };
+            compare(ours, &baseline, (wait, connections, key), &label)?;
+        }
+    }
+    Ok(())
+}
+
+/// The key that is sent to a server with API keys.
+const KEY: &str = "a-key-for-the-benchmark";
+
+/// Starts the real server on a free port.
+fn start_server(options: &[&std::ffi::OsStr]) -> Result<ServerProcess, Box<dyn Error>> {
     // Bind to a free port, and release it for the server.
     let address = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
     let child = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
         .args(["--host", "127.0.0.1", "--store", "memory:"])
         .args(["--log-level", "error", "--port"])
         .arg(address.port().to_string())
+        .args(options)
         .spawn()?;
-    let ours = ServerProcess { child, address };
+    let server = ServerProcess { child, address };
     let start = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
         if start.elapsed() > REQUEST_TIMEOUT {
@@ -396,44 +440,44 @@ fn side_by_side() -> Result<(), Box<dyn Error>> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    Ok(server)
+}
 
-    for (wait, connections, label) in [
-        (Wait::Sleep, 1, "1 connection"),
-        (Wait::Poll, 1, "1 connection, polling"),
-        (Wait::Sleep, 64, "64 connections"),
-    ] {
-        let mut ratios = Vec::new();
-        for round in 0..6 {
-            let mut order = [&ours, &baseline];
-            order.rotate_left(round % 2);
-            let mut rates = [0.0; 2];
-            for server in order {
-                let load = load(
-                    wait,
-                    server.address,
-                    connections,
-                    Duration::from_secs(1),
-                    None,
-                )?;
-                let index = usize::from(server.address == baseline.address);
-                rates[index] = load.per_second();
-                println!(
-                    "{label}, {}: {:.0} requests/s, p50 {:.0} us, p99 {:.0} us, {} failed",
-                    ["iforest-server", "baseline"][index],
-                    load.per_second(),
-                    load.percentile(50) * 1e6,
-                    load.percentile(99) * 1e6,
-                    load.failed,
-                );
-            }
-            ratios.push(rates[0] / rates[1]);
+/// Measures a server and the baseline in alternating order, and prints the ratio of their rates.
+fn compare(
+    ours: &ServerProcess,
+    baseline: &ServerProcess,
+    (wait, connections, key): (Wait, usize, Option<&str>),
+    label: &str,
+) -> Result<(), Box<dyn Error>> {
+    let mut ratios = Vec::new();
+    for round in 0..ROUNDS {
+        let mut order = [ours, baseline];
+        order.rotate_left(round % 2);
+        let mut rates = [0.0; 2];
+        for server in order {
+            let time = Duration::from_secs(1);
+            let load = load(wait, server.address, connections, time, None, key)?;
+            let index = usize::from(server.address == baseline.address);
+            rates[index] = load.per_second();
+            println!(
+                "{label}, {}: {:.0} requests/s, p50 {:.0} us, p99 {:.0} us, {} failed",
+                ["iforest-server", "baseline"][index],
+                load.per_second(),
+                load.percentile(50) * 1e6,
+                load.percentile(99) * 1e6,
+                load.failed,
+            );
         }
-        ratios.sort_unstable_by(f64::total_cmp);
-        println!(
-            "{label}: {:.2} of the baseline (median of {})",
-            (ratios[2] + ratios[3]) / 2.0,
-            ratios.len()
-        );
+        ratios.push(rates[0] / rates[1]);
     }
+    ratios.sort_unstable_by(f64::total_cmp);
+    println!(
+        "{label}: {:.3} of the baseline (median of {ROUNDS})",
+        ratios[ROUNDS / 2],
+    );
     Ok(())
 }
+
+/// An odd number, so that the median is one of the ratios.
+const ROUNDS: usize = 9;
