@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use iforest_server::http::{ApiConfig, ApiKeys};
+use iforest_server::http::{Api, ApiConfig, ApiKeys};
 use iforest_server::registry::{DefaultModel, Registry};
 use iforest_server::reload::{self, Reload};
 use iforest_server::server::Tls;
 use iforest_server::store::Store;
-use iforest_server::{http, server, training_data};
+use iforest_server::{server, training_data};
 use ndarray::Array2;
 use tokio::sync::oneshot;
 
@@ -108,14 +108,14 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     let keys_file = api_keys.clone().map(|keys| keys as Arc<dyn Reload>);
     let tls_files = tls.clone().map(|tls| tls as Arc<dyn Reload>);
     reload::watch(keys_file.into_iter().chain(tls_files).collect())?;
-    let api = ApiConfig {
+    let api_config = ApiConfig {
         allowed_origins: config.allowed_origins.clone(),
         api_keys,
         body_budget: memory_limit.bodies(),
     };
-    let router = http::router_with(Arc::clone(&registry), api);
+    let api = Api::new(Arc::clone(&registry), api_config);
     serving.store(true, Ordering::Relaxed);
-    server::run(listener, router, tls, stop, server::GRACE_PERIOD)?;
+    server::run(listener, api, tls, stop, server::GRACE_PERIOD)?;
     registry.finish(ANNOUNCE_TIMEOUT);
     tracing::info!("stopped");
     Ok(())

@@ -7,13 +7,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use iforest_server::forest::IsolationForest;
+use iforest_server::http::{Api, ApiConfig};
 use iforest_server::registry::Registry;
-use iforest_server::{http, training_data};
+use iforest_server::training_data;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
@@ -31,7 +31,7 @@ const NAMED: &str = r#"{"samples": [[1, 2], [2, 1]], "feature_names": ["a", "b"]
 
 struct App {
     runtime: Runtime,
-    router: Router,
+    api: Api,
 }
 
 impl App {
@@ -43,7 +43,7 @@ impl App {
                 .enable_all()
                 .build()
                 .expect("a runtime"),
-            router: http::router(Arc::new(registry)),
+            api: Api::new(Arc::new(registry), ApiConfig::default()),
         };
         let (status, _) = app.post("/models/named/retrain", NAMED.as_bytes());
         assert_eq!(status, StatusCode::OK);
@@ -56,7 +56,7 @@ impl App {
             .body(Body::from(body.to_vec()))
             .expect("a valid request");
         self.runtime.block_on(async {
-            let response = self.router.clone().oneshot(request).await;
+            let response = self.api.clone().oneshot(request).await;
             let (head, body) = response.expect("infallible").into_parts();
             let body = body.collect().await.expect("a whole body").to_bytes();
             (head.status, body.to_vec())

@@ -1,17 +1,13 @@
 //! Who may send which request: keys, and the web pages that may change models.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::{Either, Ready, ready};
-use tower::{Layer, Service};
 
 use super::error::ApiError;
 use super::keys::{ApiKeys, Role};
@@ -46,78 +42,66 @@ fn is_prediction(path: &str) -> bool {
 #[derive(Debug, Clone)]
 struct KeyName(Arc<str>);
 
-/// A layer that refuses requests without the key they need. Without keys it is not added.
-#[derive(Debug, Clone)]
-pub(super) struct Authorize(Arc<KeyCheck>);
-
+/// Refuses requests without the key they need.
 #[derive(Debug)]
-struct KeyCheck {
+pub(super) struct KeyCheck {
     keys: Arc<ApiKeys>,
     refusals: Refusals,
 }
 
-impl Authorize {
-    pub(super) fn new(keys: Arc<ApiKeys>) -> Self {
-        Self(Arc::new(KeyCheck {
-            keys,
-            refusals: Refusals::default(),
-        }))
-    }
+/// Why [`KeyCheck`] refuses a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refusal {
+    NoValidKey,
+    RoleRead,
 }
 
-impl<S> Layer<S> for Authorize {
-    type Service = Authorized<S>;
-
-    fn layer(&self, inner: S) -> Authorized<S> {
-        Authorized {
-            check: Arc::clone(&self.0),
-            inner,
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::NoValidKey => ApiError::unauthorized().into_response(),
+            Self::RoleRead => ApiError::forbidden().into_response(),
         }
     }
 }
 
-/// The service of [`Authorize`].
-#[derive(Debug, Clone)]
-pub(super) struct Authorized<S> {
-    check: Arc<KeyCheck>,
-    inner: S,
-}
-
-impl<S> Service<Request> for Authorized<S>
-where
-    S: Service<Request, Response = Response, Error = Infallible>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Response, Infallible>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
+impl KeyCheck {
+    pub(super) fn new(keys: Arc<ApiKeys>) -> Self {
+        Self {
+            keys,
+            refusals: Refusals::default(),
+        }
     }
 
-    fn call(&mut self, mut request: Request) -> Self::Future {
+    /// Checks the key of a request. Adds its name to a request that needs the role `all`.
+    pub(super) fn check(&self, request: &mut Request) -> Result<(), Refusal> {
         let Some(required) = required_role(request.method(), request.uri().path()) else {
-            return Either::Left(self.inner.call(request));
+            return Ok(());
         };
-        let KeyCheck { keys, refusals } = &*self.check;
-        let error = match keys.find(request.headers()) {
-            Some((name, role)) if role >= required => {
-                // Only changes are logged with their key.
-                if required == Role::All {
-                    request.extensions_mut().insert(KeyName(name));
-                }
-                return Either::Left(self.inner.call(request));
+        let found = self.keys.find(request.headers(), |name, role| {
+            if role < required {
+                return Err(Arc::clone(name));
             }
-            Some((name, _)) => {
-                refusals.warn(&request, &name, "its key has the role read");
-                ApiError::forbidden()
+            // Only changes are logged with their key.
+            Ok((required == Role::All).then(|| KeyName(Arc::clone(name))))
+        });
+        match found {
+            Some(Ok(None)) => Ok(()),
+            Some(Ok(Some(name))) => {
+                request.extensions_mut().insert(name);
+                Ok(())
+            }
+            Some(Err(name)) => {
+                let reason = "its key has the role read";
+                self.refusals.warn(request, &name, reason);
+                Err(Refusal::RoleRead)
             }
             None => {
-                refusals.warn(&request, "unknown", "it has no valid key");
-                ApiError::unauthorized()
+                self.refusals
+                    .warn(request, "unknown", "it has no valid key");
+                Err(Refusal::NoValidKey)
             }
-        };
-        Either::Right(ready(Ok(error.into_response())))
+        }
     }
 }
 

@@ -101,19 +101,20 @@ impl ApiKeys {
             .len()
     }
 
-    /// The name and the role of the key that a request carries.
-    pub(super) fn find(&self, headers: &HeaderMap) -> Option<(Arc<str>, Role)> {
+    /// Passes the name and the role of the key that a request carries to `f`.
+    pub(super) fn find<T>(
+        &self,
+        headers: &HeaderMap,
+        f: impl FnOnce(&Arc<str>, Role) -> T,
+    ) -> Option<T> {
         let presented = digest(&SHA256, bearer(headers)?);
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         // All keys are compared, each in the same time, wherever it differs.
-        keys.iter().fold(None, |found, key| {
+        let found = keys.iter().fold(None, |found, key| {
             let equal = key.digest.as_ref().ct_eq(presented.as_ref());
-            if bool::from(equal) {
-                Some((Arc::clone(&key.name), key.role))
-            } else {
-                found
-            }
-        })
+            if bool::from(equal) { Some(key) } else { found }
+        });
+        found.map(|key| f(&key.name, key.role))
     }
 }
 
@@ -334,8 +335,7 @@ mod tests {
             for value in values {
                 headers.append(header::AUTHORIZATION, value.parse().expect("a header"));
             }
-            keys.find(&headers)
-                .map(|(name, role)| (name.to_string(), role))
+            keys.find(&headers, |name, role| (name.to_string(), role))
         };
         let a = Some(("a".to_owned(), Role::Read));
         assert_eq!(find(&[&format!("Bearer {KEY}")]), a);

@@ -1,5 +1,6 @@
 //! The HTTP API: server.py's `POST /predict` and `POST /retrain`, and models by name.
 //!
+//! * `api`: the service that checks keys and routes
 //! * `predict`, `retrain`, `models`: the handlers
 //! * `wire`: the JSON of requests and responses
 //! * `access`, `keys`, `origin`: who may send which request
@@ -11,6 +12,7 @@
 //! * `state`: what the handlers share
 
 mod access;
+mod api;
 mod body;
 mod budget;
 mod error;
@@ -40,10 +42,11 @@ use tower::ServiceExt;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::trace::TraceLayer;
 
-use self::access::{Authorize, ChangeGuard};
+use self::access::ChangeGuard;
 use self::state::AppState;
 use crate::registry::Registry;
 
+pub use self::api::Api;
 pub(crate) use self::error::ApiError;
 pub(crate) use self::host::check_host;
 pub use self::keys::{ApiKeys, KeyFileError};
@@ -77,16 +80,11 @@ impl Default for ApiConfig {
     }
 }
 
-/// The router with all routes, over a registry's models, with the default settings.
-pub fn router(registry: Arc<Registry>) -> Router {
-    router_with(registry, ApiConfig::default())
-}
-
 /// The router with all routes, over a registry's models.
-pub fn router_with(registry: Arc<Registry>, config: ApiConfig) -> Router {
-    let guard = Arc::new(ChangeGuard::new(config.allowed_origins.clone()));
+fn routes(registry: Arc<Registry>, body_budget: usize, allowed_origins: Vec<Origin>) -> Router {
+    let guard = Arc::new(ChangeGuard::new(allowed_origins));
     let guard = middleware::from_fn_with_state(guard, access::guard_change);
-    let app = Arc::new(AppState::new(registry, config.body_budget));
+    let app = Arc::new(AppState::new(registry, body_budget));
     let flask_routes = Router::new()
         .route(paths::PREDICT, only_post(post(predict::predict_default)))
         .route(
@@ -122,15 +120,16 @@ pub fn router_with(registry: Arc<Registry>, config: ApiConfig) -> Router {
             get(models::versions).fallback(method_not_allowed("GET")),
         )
         .with_state(app);
-    let mut router = routes
+    routes
         .merge(flask_routes.clone())
-        .fallback(move |request| retry_flask_path(flask_routes, request));
-    // A layer costs every request time, so those that have nothing to do are not added.
-    if let Some(keys) = config.api_keys {
-        router = router.layer(Authorize::new(keys));
-    }
-    if !config.allowed_origins.is_empty() {
-        router = router.layer(cors(&config.allowed_origins));
+        .fallback(move |request| retry_flask_path(flask_routes, request))
+}
+
+/// Adds the layers that answer browsers and log at the level debug. A layer costs every request time,
+/// so those that have nothing to do are not added.
+fn cors_and_trace(mut router: Router, allowed_origins: &[Origin]) -> Router {
+    if !allowed_origins.is_empty() {
+        router = router.layer(cors(allowed_origins));
     }
     if tracing::enabled!(tracing::Level::DEBUG) {
         router = router.layer(TraceLayer::new_for_http());

@@ -1,12 +1,17 @@
-//! The client's address, for the audit log.
+//! The requests of one connection, as the service takes them: with the client's address, for the
+//! audit log.
 
 use std::net::SocketAddr;
 
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
 use hyper::service::Service;
 
-/// A service that adds the client's address to the requests of one connection.
+use super::service::RequestBody;
+
+/// A service that adds the client's address to the requests of one connection, and boxes their
+/// bodies.
 pub(super) struct WithClient<S> {
     inner: S,
     address: Option<SocketAddr>,
@@ -20,12 +25,13 @@ impl<S> WithClient<S> {
     }
 }
 
-impl<B, S: Service<Request<B>>> Service<Request<B>> for WithClient<S> {
+impl<S: Service<Request<Body>>> Service<Request<RequestBody>> for WithClient<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
 
-    fn call(&self, mut request: Request<B>) -> S::Future {
+    fn call(&self, request: Request<RequestBody>) -> S::Future {
+        let mut request = request.map(Body::new);
         if let Some(address) = self.address {
             request.extensions_mut().insert(ConnectInfo(address));
         }

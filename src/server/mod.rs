@@ -25,6 +25,7 @@ mod service;
 mod tls;
 mod worker;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::TcpListener;
@@ -32,9 +33,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
+use tower::Service;
 
 use self::connections::Connections;
 use self::listener::Acceptor;
@@ -45,31 +48,36 @@ pub use self::tls::{Tls, TlsError};
 /// How long a shutdown waits for requests in flight.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Serves until `shutdown` completes, over TLS if there is a certificate. Then accepts no more
+/// Serves `service` until `shutdown` completes, over TLS if there is a certificate. Then accepts no more
 /// connections and waits at most `grace` for the requests in flight.
 ///
 /// # Errors
 ///
 /// An I/O error of the listener, or of starting a thread.
-pub fn run(
+pub fn run<S>(
     listener: TcpListener,
-    router: Router,
+    service: S,
     tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
-) -> io::Result<()> {
+) -> io::Result<()>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     let (stop, _) = watch::channel(());
     let mut workers = Vec::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let connections = Connections::new(cores, file_limit());
     for i in 0..cores {
         let (sender, accepted) = mpsc::unbounded_channel();
-        let (router, runtime, stop) = (router.clone(), runtime()?, stop.subscribe());
+        let (service, runtime, stop) = (service.clone(), runtime()?, stop.subscribe());
         let tls = tls.clone();
         let thread = std::thread::Builder::new()
             .name(format!("serve-{i}"))
             .spawn(move || {
-                let finished = runtime.block_on(worker::serve(accepted, router, tls, stop, grace));
+                let finished = runtime.block_on(worker::serve(accepted, service, tls, stop, grace));
                 // Abandoned blocking work must not delay the shutdown.
                 runtime.shutdown_background();
                 finished

@@ -1,12 +1,15 @@
 //! A serving thread.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tower::Service;
 
 use super::client::WithClient;
 use super::connections::OpenConnection;
@@ -23,17 +26,22 @@ pub(super) type Accepted = (std::net::TcpStream, OpenConnection);
 
 /// Serves the connections handed to one thread. Returns whether all requests finished within
 /// `grace` of the shutdown.
-pub(super) async fn serve(
+pub(super) async fn serve<S>(
     mut accepted: mpsc::UnboundedReceiver<Accepted>,
-    router: Router,
+    service: S,
     tls: Option<Arc<Tls>>,
     mut stop: watch::Receiver<()>,
     grace: Duration,
-) -> bool {
+) -> bool
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+{
     // Each connection holds a receiver while it is open.
     let (stop_connections, stopped) = watch::channel(());
     let http = connection::http();
-    let router = TowerToHyperService::new(router);
+    let service = TowerToHyperService::new(service);
     loop {
         let accepted = tokio::select! {
             accepted = accepted.recv() => accepted,
@@ -50,11 +58,11 @@ pub(super) async fn serve(
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let router = WithClient::new(router.clone(), stream.peer_addr().ok());
+        let service = WithClient::new(service.clone(), stream.peer_addr().ok());
         let (http, tls, stopped) = (http.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
             match tls::accept(stream, tls.as_deref(), &open, stopped.clone()).await {
-                Ok(stream) => connection::serve(&http, stream, router, open, stopped).await,
+                Ok(stream) => connection::serve(&http, stream, service, open, stopped).await,
                 Err(error) => tracing::debug!(%error, "TLS handshake failed"),
             }
         });

@@ -321,6 +321,39 @@ async fn keys_say_who_may_do_what() {
     assert_eq!(code(&answer), "forbidden_origin");
 }
 
+// A page reads why it was refused only where the answer names its origin, and a browser sends a
+// preflight request without a key.
+#[tokio::test]
+async fn refusals_for_want_of_a_key_reach_allowed_origins() {
+    let origin = "https://scada.example";
+    let file = keys_file();
+    let keys = ApiKeys::load(Path::new(file.path())).expect("a good file");
+    let app = App::with(ApiConfig {
+        allowed_origins: vec![origin.parse().expect("an origin")],
+        api_keys: Some(Arc::new(keys)),
+        ..ApiConfig::default()
+    });
+    let read = format!("Bearer {READ_KEY}");
+    for (key, status) in [
+        (None, StatusCode::UNAUTHORIZED),
+        (Some(read.as_str()), StatusCode::FORBIDDEN),
+    ] {
+        let mut headers = vec![("host", "iforest:5000"), ("origin", origin)];
+        headers.extend(key.map(|key| ("authorization", key)));
+        let answer = request(&app, Method::POST, "/retrain", &headers, SAMPLES).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.headers["access-control-allow-origin"], origin);
+    }
+    let headers = [
+        ("origin", origin),
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "authorization"),
+    ];
+    let answer = request(&app, Method::OPTIONS, "/retrain", &headers, "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers["access-control-allow-origin"], origin);
+}
+
 /// Requests that change nothing.
 fn reads() -> [(Method, &'static str, &'static str); 8] {
     let value = r#"{"value": 1}"#;

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use http_body_util::BodyExt;
-use iforest_server::http::ApiConfig;
+use iforest_server::http::{Api, ApiConfig};
 use iforest_server::registry::Registry;
-use iforest_server::{http, training_data};
+use iforest_server::training_data;
 use tower::ServiceExt;
 
 use super::data::params;
@@ -16,7 +15,7 @@ use super::http::{JSON, Response};
 
 /// A server without a socket.
 #[derive(Clone)]
-pub(crate) struct App(Router);
+pub(crate) struct App(Api);
 
 impl App {
     /// A server as after its first start with `--random-state 42`.
@@ -26,7 +25,7 @@ impl App {
     }
 
     pub(crate) fn of(registry: impl Into<Arc<Registry>>) -> Self {
-        Self(http::router(registry.into()))
+        Self(Api::new(registry.into(), ApiConfig::default()))
     }
 
     /// A new server with so many bytes for bodies that arrive or wait.
@@ -41,7 +40,7 @@ impl App {
     pub(crate) fn with(config: ApiConfig) -> Self {
         let registry = Registry::train(params(), training_data::synthetic(42));
         let registry = Arc::new(registry.expect("it trains"));
-        Self(http::router_with(registry, config))
+        Self(Api::new(registry, config))
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Response {
