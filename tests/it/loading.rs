@@ -210,6 +210,70 @@ fn a_model_found_damaged_when_first_asked_for_falls_back_a_version() {
     assert!(is_from(&response, old, &ROW), "{response:?}");
 }
 
+// Who reads the log later must see what was replaced, also where nobody had asked for the model
+// since the start.
+#[test]
+fn audit_lines_name_the_version_before_of_models_that_are_not_in_memory() {
+    let folder = Folder::new();
+    let kinds = kinds();
+    store(&folder, &kinds, too_many(&kinds));
+    for model in [
+        "default",
+        "z.deleted",
+        "z.refused",
+        "z.restored",
+        "z.trained",
+    ] {
+        for version in [1, 2] {
+            write(&folder.version(model, version), &encoded(kinds[0].clone()));
+        }
+    }
+    let server = full_server(&folder);
+    let samples = r#"{"samples": [1, 2, 3, 4]}"#;
+    for (method, path, body, line) in [
+        (
+            "DELETE",
+            "/models/z.deleted",
+            "",
+            [
+                "deletion model=z.deleted",
+                "before=2 after=none outcome=done",
+            ],
+        ),
+        (
+            "POST",
+            "/models/z.refused/retrain",
+            r#"{"samples": []}"#,
+            [
+                "retrain model=z.refused",
+                "before=2 after=2 outcome=refused",
+            ],
+        ),
+        (
+            "POST",
+            "/models/z.restored/rollback",
+            "",
+            ["rollback model=z.restored", "before=2 after=3 outcome=done"],
+        ),
+        (
+            "POST",
+            "/models/z.trained/retrain",
+            samples,
+            ["retrain model=z.trained", "before=2 after=3 outcome=done"],
+        ),
+        (
+            "POST",
+            "/retrain",
+            samples,
+            ["retrain model=default", "before=2 after=3 outcome=done"],
+        ),
+    ] {
+        request(&server.address, method, path, body).expect("a response");
+        let found = server.wait_for_line(" audit ");
+        assert!(line.iter().all(|part| found.contains(part)), "{found}");
+    }
+}
+
 // Requests for one model at the same time read it once.
 #[test]
 fn many_requests_for_a_model_that_is_not_in_memory_wait_for_one_load() {
