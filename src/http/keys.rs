@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, header};
-use ring::digest::{Digest, SHA256, digest};
+use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
@@ -65,8 +65,11 @@ struct Key {
     name: Arc<str>,
     role: Role,
     /// Hashed, so that comparing takes as long for every length, and keys do not stay in memory.
-    digest: Digest,
+    hash: Hash,
 }
+
+/// SHA-256. Four integers are compared in constant time faster than 32 bytes.
+type Hash = [u64; 4];
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -107,11 +110,11 @@ impl ApiKeys {
         headers: &HeaderMap,
         f: impl FnOnce(&Arc<str>, Role) -> T,
     ) -> Option<T> {
-        let presented = digest(&SHA256, bearer(headers)?);
+        let presented = hash(bearer(headers)?);
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         // All keys are compared, each in the same time, wherever it differs.
         let found = keys.iter().fold(None, |found, key| {
-            let equal = key.digest.as_ref().ct_eq(presented.as_ref());
+            let equal = key.hash.ct_eq(&presented);
             if bool::from(equal) { Some(key) } else { found }
         });
         found.map(|key| f(&key.name, key.role))
@@ -152,6 +155,16 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
         .then_some(key.trim_ascii())
 }
 
+fn hash(key: &[u8]) -> Hash {
+    let digest = digest(&SHA256, key);
+    let (chunks, _) = digest.as_ref().as_chunks();
+    let mut hash = Hash::default();
+    for (integer, bytes) in hash.iter_mut().zip(chunks) {
+        *integer = u64::from_ne_bytes(*bytes);
+    }
+    hash
+}
+
 fn parse(path: &Path, content: &[u8]) -> Result<Vec<Key>, KeyFileError> {
     let error = |line, problem: String| KeyFileError::Line {
         path: path.to_owned(),
@@ -173,7 +186,7 @@ fn parse(path: &Path, content: &[u8]) -> Result<Vec<Key>, KeyFileError> {
         let equal = |other: &Key| {
             if other.name == key.name {
                 Some("name")
-            } else if other.digest.as_ref() == key.digest.as_ref() {
+            } else if other.hash == key.hash {
                 Some("key")
             } else {
                 None
@@ -235,7 +248,7 @@ fn parse_line(line: &str) -> Result<Key, String> {
     Ok(Key {
         name: name.into(),
         role,
-        digest: digest(&SHA256, key.as_bytes()),
+        hash: hash(key.as_bytes()),
     })
 }
 
