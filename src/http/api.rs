@@ -11,8 +11,33 @@ use axum::{Extension, Router};
 use tower::Service;
 
 use super::access::{KeyCheck, Refusal};
-use super::{ApiConfig, cors_and_trace, routes};
+use super::keys::ApiKeys;
+use super::limits::BODY_BUDGET;
+use super::origin::Origin;
+use super::routes::{cors_and_trace, routes};
 use crate::registry::Registry;
+
+/// The settings of the HTTP API. By default every program may do everything, as with server.py, and
+/// web pages of other origins may not change models.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Memory for bodies that arrive or wait, in bytes.
+    pub body_budget: usize,
+    /// Origins whose web pages may call this server, and read its responses (CORS).
+    pub allowed_origins: Vec<Origin>,
+    /// The keys that requests must carry.
+    pub api_keys: Option<Arc<ApiKeys>>,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            body_budget: BODY_BUDGET,
+            allowed_origins: Vec::new(),
+            api_keys: None,
+        }
+    }
+}
 
 /// The HTTP API over a registry's models, as a service for [`server::run`](crate::server::run).
 #[derive(Debug, Clone)]
