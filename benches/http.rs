@@ -456,7 +456,7 @@ fn compare(
         order.rotate_left(round % 2);
         let mut rates = [0.0; 2];
         for server in order {
-            let time = Duration::from_secs(1);
+            let time = Duration::from_millis(500);
             let load = load(wait, server.address, connections, time, None, key)?;
             let index = usize::from(server.address == baseline.address);
             rates[index] = load.per_second();
@@ -480,4 +480,4 @@ fn compare(
 }
 
 /// An odd number, so that the median is one of the ratios.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 21;

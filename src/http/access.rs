@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
-use super::keys::{ApiKeys, Role};
+use super::keys::{ApiKeys, KeyList, Role};
 use super::origin::{Origin, OriginCheck};
 use super::paths;
 use crate::registry::Actor;
@@ -73,12 +73,19 @@ impl KeyCheck {
         }
     }
 
-    /// Checks the key of a request. Adds its name to a request that needs the role `all`.
-    pub(super) fn check(&self, request: &mut Request) -> Result<(), Refusal> {
+    /// The keys as of now.
+    pub(super) fn list(&self) -> KeyList {
+        self.keys.list()
+    }
+
+    /// Checks the key of a request. Adds its name to a request that needs the role `all`. `list` are
+    /// the keys of an earlier check, or of [`list`](Self::list).
+    pub(super) fn check(&self, list: &mut KeyList, request: &mut Request) -> Result<(), Refusal> {
         let Some(required) = required_role(request.method(), request.uri().path()) else {
             return Ok(());
         };
-        let found = self.keys.find(request.headers(), |name, role| {
+        self.keys.refresh(list);
+        let found = list.find(request.headers(), |name, role| {
             if role < required {
                 return Err(Arc::clone(name));
             }

@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use tower::Service;
 
 use super::access::{KeyCheck, Refusal};
-use super::keys::ApiKeys;
+use super::keys::{ApiKeys, KeyList};
 use super::limits::BODY_BUDGET;
 use super::origin::Origin;
 use super::routes::{cors_and_trace, routes};
@@ -43,7 +43,7 @@ impl Default for ApiConfig {
 #[derive(Debug, Clone)]
 pub struct Api {
     router: Router,
-    keys: Option<Arc<KeyedAccess>>,
+    keys: Option<(Arc<KeyedAccess>, KeyList)>,
 }
 
 /// What the API has besides the router where requests need keys. A layer of the router would do the
@@ -66,10 +66,10 @@ impl Api {
         let keys = api_keys.map(|keys| {
             let refuse = |Extension(refusal): Extension<Refusal>| async move { refusal };
             let refusals = Router::new().fallback(refuse);
-            Arc::new(KeyedAccess {
-                check: KeyCheck::new(keys),
-                refusals: cors_and_trace(refusals, &allowed_origins),
-            })
+            let check = KeyCheck::new(keys);
+            let list = check.list();
+            let refusals = cors_and_trace(refusals, &allowed_origins);
+            (Arc::new(KeyedAccess { check, refusals }), list)
         });
         let router = routes(registry, body_budget, allowed_origins.clone());
         Self {
@@ -90,8 +90,8 @@ impl Service<Request> for Api {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        if let Some(keys) = &self.keys
-            && let Err(refusal) = keys.check.check(&mut request)
+        if let Some((keys, list)) = &mut self.keys
+            && let Err(refusal) = keys.check.check(list, &mut request)
         {
             request.extensions_mut().insert(refusal);
             return keys.refusals.clone().call(request);

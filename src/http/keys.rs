@@ -1,6 +1,7 @@
 //! API keys: who may do what.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, header};
@@ -36,8 +37,17 @@ pub(super) enum Role {
 #[derive(Debug)]
 pub struct ApiKeys {
     path: PathBuf,
-    keys: RwLock<Vec<Key>>,
+    keys: RwLock<KeyList>,
+    /// Counts how often the file was read.
+    readings: AtomicU64,
     file: Mutex<WatchedFiles<1>>,
+}
+
+/// The keys as of one reading of the file.
+#[derive(Debug, Clone)]
+pub(super) struct KeyList {
+    keys: Arc<[Key]>,
+    reading: u64,
 }
 
 /// A key file that cannot be used. It never shows a key, nor what may be one in the wrong place.
@@ -91,19 +101,38 @@ impl ApiKeys {
         let [content] = contents.map_err(KeyFileError::Read)?;
         Ok(Self {
             path: path.to_owned(),
-            keys: RwLock::new(parse(path, &content)?),
+            keys: RwLock::new(KeyList {
+                keys: parse(path, &content)?.into(),
+                reading: 0,
+            }),
+            readings: AtomicU64::new(0),
             file: Mutex::new(file),
         })
     }
 
     /// The number of keys.
     pub fn count(&self) -> usize {
+        self.list().keys.len()
+    }
+
+    /// The keys as of now.
+    pub(super) fn list(&self) -> KeyList {
         self.keys
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .len()
+            .clone()
     }
 
+    /// Replaces a list if the file was read again since. Otherwise it takes no lock, which all
+    /// threads would take for each request.
+    pub(super) fn refresh(&self, list: &mut KeyList) {
+        if list.reading != self.readings.load(Ordering::Acquire) {
+            *list = self.list();
+        }
+    }
+}
+
+impl KeyList {
     /// Passes the name and the role of the key that a request carries to `f`.
     pub(super) fn find<T>(
         &self,
@@ -111,9 +140,8 @@ impl ApiKeys {
         f: impl FnOnce(&Arc<str>, Role) -> T,
     ) -> Option<T> {
         let presented = hash(bearer(headers)?);
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         // All keys are compared, each in the same time, wherever it differs.
-        let found = keys.iter().fold(None, |found, key| {
+        let found = self.keys.iter().fold(None, |found, key| {
             let equal = key.hash.ct_eq(&presented);
             if bool::from(equal) { Some(key) } else { found }
         });
@@ -133,7 +161,13 @@ impl Reload for ApiKeys {
         match parsed {
             Ok(keys) => {
                 let count = keys.len();
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+                let reading = self.readings.load(Ordering::Relaxed) + 1;
+                let list = KeyList {
+                    keys: keys.into(),
+                    reading,
+                };
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = list;
+                self.readings.store(reading, Ordering::Release);
                 tracing::info!(keys = count, "read {} again", self.path.display());
             }
             Err(error) => {
@@ -348,7 +382,8 @@ mod tests {
             for value in values {
                 headers.append(header::AUTHORIZATION, value.parse().expect("a header"));
             }
-            keys.find(&headers, |name, role| (name.to_string(), role))
+            keys.list()
+                .find(&headers, |name, role| (name.to_string(), role))
         };
         let a = Some(("a".to_owned(), Role::Read));
         assert_eq!(find(&[&format!("Bearer {KEY}")]), a);

@@ -1,19 +1,21 @@
 //! The requests of one connection, as the service takes them: with the client's address, for the
 //! audit log.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
-use hyper::service::Service;
 
 use super::service::RequestBody;
 
 /// A service that adds the client's address to the requests of one connection, and boxes their
 /// bodies.
 pub(super) struct WithClient<S> {
-    inner: S,
+    /// Owned by the connection: a service that is cloned for each request, as hyper-util's adapter
+    /// does, counts references that all threads share.
+    inner: RefCell<S>,
     address: Option<SocketAddr>,
 }
 
@@ -21,11 +23,16 @@ impl<S> WithClient<S> {
     pub(super) fn new(inner: S, address: Option<SocketAddr>) -> Self {
         // A socket for both families writes IPv4 addresses as IPv6 ones.
         let address = address.map(|address| (address.ip().to_canonical(), address.port()).into());
-        Self { inner, address }
+        Self {
+            inner: RefCell::new(inner),
+            address,
+        }
     }
 }
 
-impl<S: Service<Request<Body>>> Service<Request<RequestBody>> for WithClient<S> {
+impl<S: tower::Service<Request<Body>>> hyper::service::Service<Request<RequestBody>>
+    for WithClient<S>
+{
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -35,6 +42,6 @@ impl<S: Service<Request<Body>>> Service<Request<RequestBody>> for WithClient<S> 
         if let Some(address) = self.address {
             request.extensions_mut().insert(ConnectInfo(address));
         }
-        self.inner.call(request)
+        self.inner.borrow_mut().call(request)
     }
 }

@@ -48,7 +48,7 @@ pub use self::tls::{Tls, TlsError};
 /// How long a shutdown waits for requests in flight.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Serves `service` until `shutdown` completes, over TLS if there is a certificate. Then accepts no more
+/// Serves `service`, which must always be ready, until `shutdown` completes, over TLS if there is a certificate. Then accepts no more
 /// connections and waits at most `grace` for the requests in flight.
 ///
 /// # Errors

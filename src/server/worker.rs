@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tower::Service;
@@ -41,7 +40,6 @@ where
     // Each connection holds a receiver while it is open.
     let (stop_connections, stopped) = watch::channel(());
     let http = connection::http();
-    let service = TowerToHyperService::new(service);
     loop {
         let accepted = tokio::select! {
             accepted = accepted.recv() => accepted,
