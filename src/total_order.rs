@@ -9,6 +9,11 @@ pub(crate) fn f32_to_key(value: f32) -> i32 {
     bits ^ (((bits >> 31) as u32) >> 1) as i32
 }
 
+/// The `f32` with a key.
+pub(crate) fn f32_from_key(key: i32) -> f32 {
+    f32::from_bits((key ^ (((key >> 31) as u32) >> 1) as i32) as u32)
+}
+
 /// The key of an `f64`.
 pub(crate) fn f64_to_key(value: f64) -> i64 {
     flip_negative(value.to_bits() as i64)
@@ -36,6 +41,7 @@ mod tests {
             assert_eq!(f64_to_key(value.next_up()), f64_to_key(value) + 1);
         }
         for value in [f32::MIN_POSITIVE, 0.1, 1.0, f32::MAX, -0.1, f32::MIN] {
+            assert_eq!(f32_from_key(f32_to_key(value)), value);
             assert_eq!(f32_to_key(value.next_up()), f32_to_key(value) + 1);
         }
         assert_eq!((f64_to_key(-0.0), f64_to_key(0.0)), (-1, 0));

@@ -13,7 +13,7 @@ use super::evaluate::Evaluator;
 use super::hyperparams::{IsolationForestParams, IsolationForestValidParams};
 use super::percentile::percentile;
 use super::random::NumpyRandom;
-use super::tree::{Growth, Tree, Trees};
+use super::tree::{Boxes, Growth, Tree, Trees, are_sound};
 use super::validate::first_not_finite;
 
 /// A fitted isolation forest.
@@ -89,7 +89,7 @@ impl TryFrom<StoredForest> for IsolationForest {
         if !(stored.offset.is_finite() && stored.threshold.is_finite()) {
             return Err("the offset or the threshold of the forest is not finite".to_owned());
         }
-        Ok(Self::from_stored(stored))
+        Ok(Self::new(stored, None))
     }
 }
 
@@ -99,15 +99,48 @@ impl IsolationForest {
         IsolationForestParams::default()
     }
 
-    fn from_stored(fitted: StoredForest) -> Self {
+    fn new(fitted: StoredForest, boxes: Option<Boxes>) -> Self {
+        let features = fitted.n_features as usize;
         Self {
-            evaluator: Evaluator::new(
-                &fitted.trees,
-                fitted.n_features as usize,
-                fitted.max_samples,
-            ),
+            evaluator: Evaluator::new(&fitted.trees, features, fitted.max_samples, boxes),
             fitted,
         }
+    }
+
+    /// The boxes of the trees' nodes, which serialisation omits; `None` unless the forest was
+    /// [fitted with them](IsolationForestValidParams::fit_with_distance).
+    pub(crate) fn boxes(&self) -> Option<&[f32]> {
+        self.evaluator.boxes()
+    }
+
+    /// Gives a deserialised forest the boxes that it had.
+    ///
+    /// # Errors
+    ///
+    /// A message if these cannot be the boxes of its trees.
+    pub(crate) fn with_boxes(self, boxes: Vec<f32>) -> Result<Self, &'static str> {
+        if !are_sound(&boxes, &self.fitted.trees, self.n_features()) {
+            return Err("the boxes of the forest are damaged");
+        }
+        Ok(Self::new(self.fitted, Some(boxes)))
+    }
+
+    /// Whether scores grow with the distance from the training rows.
+    pub fn knows_distance(&self) -> bool {
+        self.evaluator.boxes().is_some()
+    }
+
+    /// Makes a score the threshold: rows that score higher are anomalies. A score is in `(0, 1]`, as
+    /// in the paper.
+    pub(crate) fn set_threshold(&mut self, score: f64) {
+        self.fitted.offset = -score;
+        self.fitted.threshold = 0.0;
+    }
+
+    /// For each feature, its share of a row's distance from the training rows, not normalised. `None`
+    /// if the row is inside all boxes on its way, or the forest does not know distances.
+    pub(crate) fn distance_shares(&self, row: &[f64]) -> Option<Vec<f64>> {
+        self.evaluator.distance_shares(row)
     }
 
     /// The hyper-parameters of the fit.
@@ -246,10 +279,14 @@ impl IsolationForest {
     ///
     /// A value `x` is in a range `(low, high)` if `low < x as f32 && x as f32 <= high`.
     pub fn normal_ranges(&self) -> Option<Vec<(f32, f32)>> {
+        let is_normal = |score| !self.is_anomaly(self.decision(score));
+        if let Some(ranges) = self.evaluator.normal_ranges(is_normal) {
+            return Some(ranges);
+        }
         let mut ranges: Vec<(f32, f32)> = Vec::new();
         let mut low = f32::NEG_INFINITY;
         for (high, score) in self.evaluator.intervals()? {
-            if !self.is_anomaly(self.decision(score)) {
+            if is_normal(score) {
                 match ranges.last_mut() {
                     Some(range) if range.1 == low => range.1 = high,
                     _ => ranges.push((low, high)),
@@ -286,6 +323,53 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
         dataset: &DatasetBase<ArrayBase<D, Ix2>, T>,
     ) -> Result<IsolationForest, FitError> {
         let rows = dataset.records();
+        let mut forest = self.grow(rows, false)?;
+        forest.learn_threshold(rows);
+        Ok(forest)
+    }
+}
+
+impl IsolationForestValidParams {
+    /// Fits a forest whose scores grow with the distance from the training rows, continuously and
+    /// towards 1.
+    ///
+    /// The trees are those of a plain fit. Each node keeps the range of its training rows, its box.
+    /// A random cut of the node would part a row outside the box from all training rows, with a
+    /// probability that grows with the distance (Guha et al., "Robust Random Cut Forest Based Anomaly
+    /// Detection On Streams", 2016); the score takes the expected depth. A row that is inside all
+    /// boxes on its way through the trees has the score of a plain forest, in every bit.
+    ///
+    /// ```
+    /// use iforest_server::forest::IsolationForest;
+    /// use linfa::ParamGuard;
+    /// use ndarray::array;
+    ///
+    /// let normal = array![[0.23], [0.25], [0.21], [0.29], [0.27]];
+    /// let forest = IsolationForest::params().random_state(42).check()?.fit_with_distance(&normal)?;
+    /// let scores = forest.score_samples(&array![[0.25], [0.30], [0.4], [5.0]])?;
+    /// assert!(scores[0] > scores[1] && scores[1] > scores[2] && scores[2] > scores[3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for a plain fit, and [`FitError::BeyondF32`] for a value beyond the range of `f32`,
+    /// [`FitError::NoDistance`] if the trees are grown from a single row each.
+    pub fn fit_with_distance<F: Float, D: Data<Elem = F> + Sync>(
+        &self,
+        rows: &ArrayBase<D, Ix2>,
+    ) -> Result<IsolationForest, FitError> {
+        let mut forest = self.grow(rows, true)?;
+        forest.learn_threshold(rows);
+        Ok(forest)
+    }
+
+    /// Grows a forest without a threshold.
+    pub(crate) fn grow<F: Float, D: Data<Elem = F> + Sync>(
+        &self,
+        rows: &ArrayBase<D, Ix2>,
+        with_boxes: bool,
+    ) -> Result<IsolationForest, FitError> {
         let n_samples = to_u32(rows.nrows(), "the number of rows")?;
         let n_features = to_u32(rows.ncols(), "the number of features")?;
         if n_samples == 0 {
@@ -302,6 +386,20 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
             });
         }
         let max_samples = self.rows_per_tree(n_samples)?;
+        if with_boxes {
+            if max_samples < 2 {
+                return Err(FitError::NoDistance);
+            }
+            let mut values = rows.indexed_iter();
+            let beyond = values.find(|&(_, &value)| !as_f32(value).is_finite());
+            if let Some(((row, feature), &value)) = beyond {
+                return Err(FitError::BeyondF32 {
+                    row,
+                    feature,
+                    value: as_f64(value),
+                });
+            }
+        }
         let random_state = self.random_state().unwrap_or_else(rand::random);
 
         let mut random = NumpyRandom::new(random_state);
@@ -315,30 +413,38 @@ impl<F: Float, D: Data<Elem = F> + Sync, T> Fit<ArrayBase<D, Ix2>, T, FitError>
             n_rows: n_samples,
             n_features,
             max_samples,
+            with_boxes,
         };
-        let mut forest = IsolationForest::from_stored(StoredForest {
+        let (trees, boxes) = growth.grow(&seeds)?;
+        let stored = StoredForest {
             params: self.clone(),
             random_state,
             n_features,
             n_samples,
             max_samples,
-            trees: growth.grow(&seeds)?,
+            trees,
             offset: 0.0,
             threshold: 0.0,
-        });
+        };
+        Ok(IsolationForest::new(stored, with_boxes.then_some(boxes)))
+    }
+}
 
-        // The targets take as much memory as the scores; free them first.
-        drop(targets);
+impl IsolationForest {
+    /// Sets offset and threshold by the contamination share of the training rows.
+    pub(crate) fn learn_threshold<F: Float, D: Data<Elem = F> + Sync>(
+        &mut self,
+        rows: &ArrayBase<D, Ix2>,
+    ) {
         let mut scores = vec![0.0; rows.nrows()];
-        forest.evaluator.score_samples(rows, &mut scores);
+        self.evaluator.score_samples(rows, &mut scores);
         // scikit-learn and PyOD compute these products; their rounding matters.
-        let contamination = self.contamination();
-        forest.fitted.offset = percentile(&mut scores, 100.0 * contamination);
+        let contamination = self.hyperparams().contamination();
+        self.fitted.offset = percentile(&mut scores, 100.0 * contamination);
         for score in &mut scores {
-            *score = forest.decision(*score);
+            *score = self.decision(*score);
         }
-        forest.fitted.threshold = percentile(&mut scores, 100.0 * (1.0 - contamination));
-        Ok(forest)
+        self.fitted.threshold = percentile(&mut scores, 100.0 * (1.0 - contamination));
     }
 }
 

@@ -48,6 +48,15 @@ const PER_TEN_PADDED_LEVELS: u64 = 7;
 /// branch is mispredicted every other time.
 const PER_LEVEL: u64 = 20;
 
+/// For each level of a tree with boxes that one row walks down, and for each feature of a box: an edge
+/// of the box is compared with the row.
+const PER_BOX: u64 = 6;
+const PER_BOX_UNCACHED: u64 = 20;
+const PER_BOX_FEATURE: u64 = 1;
+
+/// Trees that are grown from at most so many rows together stay in the cache with their boxes.
+const CACHED_TREE_ROWS: u64 = 100_000;
+
 /// Trees over several features of at most so many rows and features are padded.
 const MAX_PADDED_ROWS: u64 = 1024;
 const MAX_PADDED_FEATURES: u64 = 256;
@@ -94,13 +103,8 @@ impl IsolationForestValidParams {
     pub fn training_cost(&self, n_rows: usize, n_features: usize) -> TrainingCost {
         let (rows, features) = (n_rows as u64, n_features as u64);
         let trees = self.n_estimators() as u64;
-        // A fit refuses a fraction that draws no row, and more rows than a `u32` counts.
-        let drawn = u32::try_from(n_rows)
-            .ok()
-            .and_then(|rows| self.rows_per_tree(rows).ok())
-            .unwrap_or(0);
-        let drawn = u64::from(drawn);
-        let depth = u64::from(drawn.max(2).next_power_of_two().trailing_zeros());
+        let drawn = self.drawn(n_rows);
+        let depth = levels(drawn);
 
         let table_additions = match features {
             1 => product([trees, trees, drawn.saturating_sub(1)]),
@@ -141,6 +145,54 @@ impl IsolationForestValidParams {
             table_additions,
         }
     }
+}
+
+impl IsolationForestValidParams {
+    /// As [`training_cost`](Self::training_cost), for a fit
+    /// [with distances](Self::fit_with_distance).
+    pub fn distance_training_cost(&self, n_rows: usize, n_features: usize) -> TrainingCost {
+        let (rows, features) = (n_rows as u64, n_features as u64);
+        let trees = self.n_estimators() as u64;
+        let drawn = self.drawn(n_rows);
+        let levels = levels(drawn) + 1;
+        let boxes = product([
+            trees,
+            drawn,
+            features
+                .saturating_mul(2)
+                .saturating_add(PER_LEVEL * levels),
+        ]);
+        let per_box = if product([trees, drawn]) <= CACHED_TREE_ROWS {
+            PER_BOX
+        } else {
+            PER_BOX_UNCACHED
+        };
+        let per_level = features
+            .saturating_mul(PER_BOX_FEATURE)
+            .saturating_add(per_box);
+        let plain = self.training_cost(n_rows, n_features);
+        TrainingCost {
+            growth: plain.growth.saturating_add(boxes),
+            table: 0,
+            table_additions: 0,
+            scoring: product([trees, rows, levels, per_level]),
+            ..plain
+        }
+    }
+
+    /// The rows that each tree is grown from.
+    fn drawn(&self, n_rows: usize) -> u64 {
+        // A fit refuses a fraction that draws no row, and more rows than a `u32` counts.
+        let drawn = u32::try_from(n_rows)
+            .ok()
+            .and_then(|rows| self.rows_per_tree(rows).ok());
+        drawn.unwrap_or(0).into()
+    }
+}
+
+/// The levels of a tree of so many rows.
+fn levels(drawn: u64) -> u64 {
+    u64::from(drawn.max(2).next_power_of_two().trailing_zeros())
 }
 
 /// The cost of drawing the rows of one tree: see

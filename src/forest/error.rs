@@ -47,6 +47,19 @@ pub enum FitError {
         /// The value.
         value: f64,
     },
+    /// A training value exceeds the range of `f32`, so the distance from it is not known.
+    #[error("row {row}, feature {feature} is {value:e}, which is too large to measure distances")]
+    BeyondF32 {
+        /// Index of the row.
+        row: usize,
+        /// Index of the column.
+        feature: usize,
+        /// The value.
+        value: f64,
+    },
+    /// Trees grown from a single row each know no distance.
+    #[error("at least two rows per tree are needed to measure distances, got one")]
+    NoDistance,
     /// `max_samples` is a fraction so small that it draws no row.
     #[error("max_samples of {fraction} draws no row out of {rows}")]
     NoSamples {

@@ -59,6 +59,29 @@ pub(crate) fn fit_memory(
     .fold(0, usize::saturating_add)
 }
 
+/// The memory that distances add to a fit, in bytes, where each tree is grown from `rows_per_tree`
+/// rows: the boxes, as grown and compiled.
+pub(crate) fn distance_memory(
+    params: &IsolationForestValidParams,
+    rows: usize,
+    features: usize,
+) -> usize {
+    let rows_per_tree = u32::try_from(rows)
+        .ok()
+        .and_then(|rows| params.rows_per_tree(rows).ok())
+        .unwrap_or(0) as usize;
+    // Half of the nodes have a single row.
+    let boxes = nodes(params.n_estimators(), rows_per_tree) / 2;
+    let values = boxes.saturating_mul(2 * features);
+    // They are encoded too.
+    boxes_memory(values).saturating_add(size_of::<f32>().saturating_mul(values))
+}
+
+/// The memory to compile boxes of so many numbers, in bytes, the compiled ones included.
+pub(crate) fn boxes_memory(values: usize) -> usize {
+    (GROWTH * size_of::<f32>() + size_of::<f64>()).saturating_mul(values)
+}
+
 /// The memory to decode a forest, in bytes, the forest included and its encoded form excluded.
 pub(crate) fn decode_memory(trees: usize, rows_per_tree: usize, features: usize) -> usize {
     let decoding = GROWTH * TREE_NODE;

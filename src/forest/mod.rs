@@ -35,7 +35,8 @@ pub use error::{FitError, ParamsError, ScoreError};
 pub use hyperparams::{
     IsolationForestParams, IsolationForestValidParams, MAX_ESTIMATORS, MaxSamples,
 };
-pub(crate) use memory::{decode_memory, fit_memory};
+pub(crate) use memory::{boxes_memory, decode_memory, distance_memory, fit_memory};
+pub(crate) use percentile::percentile;
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
 pub(crate) use validate::first_not_finite;

@@ -2,7 +2,7 @@
 
 /// The `q`-th percentile with linear interpolation, with numpy's order of operations.
 /// Reorders `values`, which must not be empty.
-pub(super) fn percentile(values: &mut [f64], q: f64) -> f64 {
+pub(crate) fn percentile(values: &mut [f64], q: f64) -> f64 {
     let last = values.len() - 1;
     let index = last as f64 * (q / 100.0);
     // At the last value numpy takes -1 as the lower index and computes the weight from it. The

@@ -8,12 +8,17 @@
 //! * `perfect`: for 2 to 256 features and trees up to 10 levels deep (those of up to 1,024 rows
 //!   each). Trees are padded to perfect ones and walked without a branch that could be
 //!   mispredicted, many rows at a time.
+//! * `distance`: for forests with boxes, whose scores know how far outside the training rows a row
+//!   is
 //! * `walk`: for the rest. Deeper trees are too sparse to pad, longer rows too long, and very many
 //!   trees too large.
+//! * `normal`: the ranges of normal values of a forest with boxes
 //! * `path_length`: path lengths of leaves, and the score
 //! * `threshold`: thresholds as `f32`
 
+mod distance;
 mod evaluator;
+mod normal;
 mod path_length;
 mod perfect;
 mod step;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::boxes::{Boxes, push_boxes};
 use super::trees::{Trees, max_depth};
 use super::{exact, sorted};
 use crate::forest::error::FitError;
@@ -17,6 +18,8 @@ pub(in crate::forest) struct Growth<'a, V> {
     pub(in crate::forest) n_features: u32,
     /// Rows per tree.
     pub(in crate::forest) max_samples: u32,
+    /// Whether to make the boxes of the nodes.
+    pub(in crate::forest) with_boxes: bool,
 }
 
 /// The rows of one feature, sorted by value.
@@ -36,7 +39,7 @@ const MAX_SORTED_RATIO: usize = 2;
 
 impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
     /// Grows one tree per seed. Trees are independent, so large forests are grown in parallel.
-    pub(in crate::forest) fn grow(&self, seeds: &[u32]) -> Result<Trees, FitError> {
+    pub(in crate::forest) fn grow(&self, seeds: &[u32]) -> Result<(Trees, Boxes), FitError> {
         let column = self.sorted_column(seeds.len());
         if seeds.len() * (self.max_samples * self.n_features) as usize <= MAX_SEQUENTIAL_VALUES {
             return self.grow_sequentially(seeds, column.as_ref());
@@ -48,8 +51,10 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
             .collect();
         parts
             .into_iter()
-            .try_fold(Trees::default(), |mut all, part| {
-                all.append(part?)?;
+            .try_fold(<(Trees, Boxes)>::default(), |mut all, part| {
+                let (trees, mut boxes) = part?;
+                all.0.append(trees)?;
+                all.1.append(&mut boxes);
                 Ok(all)
             })
     }
@@ -58,7 +63,7 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
         &self,
         seeds: &[u32],
         column: Option<&SortedColumn>,
-    ) -> Result<Trees, FitError> {
+    ) -> Result<(Trees, Boxes), FitError> {
         let (n_rows, max_depth) = (self.n_rows, max_depth(self.max_samples));
         // Most trees have about as many nodes as rows.
         let nodes = seeds.len() * self.max_samples as usize;
@@ -66,6 +71,7 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
         let mut row_sampler = RowSampler::new(n_rows, self.max_samples, None);
         let ranks = column.map(|column| column.rank.as_slice());
         let mut rank_sampler = RowSampler::new(n_rows, self.max_samples, ranks);
+        let mut boxes = Boxes::default();
         let mut exact = exact::Grower::default();
         let mut sorted = sorted::Grower::default();
         for (row_random, splitter) in tree_streams(seeds) {
@@ -81,7 +87,7 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
             });
             if !grown {
                 trees.truncate(root);
-                let rows = row_sampler.draw(row_random);
+                let rows = row_sampler.draw(row_random.clone());
                 let values = (0..self.n_features)
                     .flat_map(|feature| rows.iter().map(move |&row| (self.value)(row, feature)));
                 let targets = rows.iter().map(|&row| self.targets[row as usize]);
@@ -89,8 +95,15 @@ impl<V: Fn(u32, u32) -> f32 + Sync> Growth<'_, V> {
                 exact.grow(values, targets, n_features, splitter, max_depth, &mut trees);
             }
             trees.end_tree()?;
+            if self.with_boxes
+                && let Some(tree) = trees.last()
+            {
+                let rows = row_sampler.draw(row_random);
+                let n_features = self.n_features as usize;
+                push_boxes(&tree, rows, n_features, &self.value, &mut boxes);
+            }
         }
-        Ok(trees)
+        Ok((trees, boxes))
     }
 
     /// The rows sorted by value, if `n_trees` trees can be grown from them and grow faster.

@@ -107,16 +107,23 @@ impl Trees {
     }
 
     pub(in crate::forest) fn iter(&self) -> impl ExactSizeIterator<Item = Tree<'_>> {
-        (0..self.len()).map(|i| {
-            let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-            let nodes = start..self.ends[i] as usize;
-            Tree {
-                feature: &self.feature[nodes.clone()],
-                threshold: &self.threshold[nodes.clone()],
-                right: &self.right[nodes.clone()],
-                n_node_samples: &self.n_node_samples[nodes],
-            }
-        })
+        (0..self.len()).map(|i| self.tree(i))
+    }
+
+    /// The tree that was grown last.
+    pub(super) fn last(&self) -> Option<Tree<'_>> {
+        Some(self.tree(self.len().checked_sub(1)?))
+    }
+
+    fn tree(&self, i: usize) -> Tree<'_> {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        let nodes = start..self.ends[i] as usize;
+        Tree {
+            feature: &self.feature[nodes.clone()],
+            threshold: &self.threshold[nodes.clone()],
+            right: &self.right[nodes.clone()],
+            n_node_samples: &self.n_node_samples[nodes],
+        }
     }
 
     /// Whether trees could have been grown from `max_samples` rows each, so that deserialised trees
