@@ -5,6 +5,8 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use iforest_server::detector::Detector;
+use linfa::ParamGuard;
+use ndarray::Axis;
 
 #[path = "work.rs"]
 mod work;
@@ -47,6 +49,28 @@ fn score(c: &mut Criterion) {
     }
 }
 
+/// Scores that grow with the distance: one reading, near the training readings and far from them.
+fn distance(c: &mut Criterion) {
+    for columns in [1, 8, 24] {
+        let data = work::data(2_000, columns);
+        let params = work::params().check().expect("good parameters");
+        let forest = params.fit_with_distance(&data).expect("good data");
+        let fresh = work::data(6_000, columns);
+        let fresh = fresh.slice_axis(Axis(0), (2_000..6_000).into());
+        for (place, rows) in [("near", fresh.to_owned()), ("far", 4.0 * &fresh)] {
+            let mut next = rows.rows().into_iter().cycle();
+            let name = format!("predict one row of {columns} with distances, {place}");
+            c.bench_function(&name, |b| {
+                b.iter_batched(
+                    || next.next().expect("the iterator is infinite").to_vec(),
+                    |row| forest.decision_function_one(black_box(&row)),
+                    BatchSize::NumIterations(1 << 10),
+                );
+            });
+        }
+    }
+}
+
 fn fit(c: &mut Criterion) {
     for (rows, columns) in [(500, 1), (100_000, 10)] {
         let data = work::data(rows, columns);
@@ -64,6 +88,7 @@ fn run_all(c: &mut Criterion) {
         .expect("rayon has not started yet");
     predict(c);
     score(c);
+    distance(c);
     fit(c);
 }
 

@@ -92,7 +92,7 @@ pub(crate) struct Config {
     memory_limit: Option<MemoryLimit>,
 
     /// How to predict a reading outside the range of the training readings: by its score, as PyOD
-    /// does, or always as an anomaly
+    /// does, always as an anomaly, or by a score that grows with the distance
     #[arg(long, env = "IFOREST_OUT_OF_RANGE", value_enum, default_value_t = OutOfRangeArg::Score)]
     out_of_range: OutOfRangeArg,
 
@@ -157,6 +157,7 @@ pub(crate) struct Config {
 enum OutOfRangeArg {
     Score,
     Anomaly,
+    Distance,
 }
 
 fn parse_margin(text: &str) -> Result<f64, String> {
@@ -177,12 +178,20 @@ pub(crate) enum LogLevel {
 
 impl Config {
     /// The settings of models that have none of their own.
-    pub(crate) fn registry_config(&self) -> Result<RegistryConfig, ParamsError> {
+    pub(crate) fn registry_config(&self) -> Result<RegistryConfig, String> {
+        if self.out_of_range == OutOfRangeArg::Distance && self.out_of_range_margin > 0.0 {
+            return Err(
+                "--out-of-range-margin must not be given with --out-of-range distance, because there \
+                 the score grows from the training range on"
+                    .to_owned(),
+            );
+        }
         Ok(RegistryConfig {
-            params: self.forest_params()?,
+            params: self.forest_params().map_err(|error| error.to_string())?,
             out_of_range: match self.out_of_range {
                 OutOfRangeArg::Score => OutOfRange::Score,
                 OutOfRangeArg::Anomaly => OutOfRange::Anomaly,
+                OutOfRangeArg::Distance => OutOfRange::Distance,
             },
             out_of_range_margin: self.out_of_range_margin,
             keep_versions: self.keep_versions as usize,

@@ -1,16 +1,19 @@
 //! The detector and its predictions.
 
+use std::borrow::Cow;
+
 use linfa::ParamGuard;
-use linfa::dataset::DatasetBase;
-use linfa::traits::{Fit, Transformer};
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use linfa::traits::Transformer;
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::error::DetectorError;
+use super::explain::{self, Contribution};
 use super::ranges::{BlindSides, NormalRange, OutOfRange, TrainingRange, is_outside};
 use super::scaler::StandardScaler;
+use super::window::View;
 use crate::forest::{
-    FitError, IsolationForest, IsolationForestParams, ScoreError, first_not_finite,
+    FitError, IsolationForest, IsolationForestParams, ScoreError, first_not_finite, percentile,
 };
 
 /// A fitted detector for any number of features.
@@ -25,6 +28,9 @@ pub struct Detector {
     /// Readings outside these ranges are anomalies, whatever their score.
     #[serde(skip)]
     limits: Option<Vec<TrainingRange>>,
+    /// The median of each feature's scaled training readings; empty if they are not known.
+    #[serde(skip)]
+    medians: Vec<f64>,
 }
 
 /// The serialised form of a detector, before its parts are checked against each other.
@@ -51,6 +57,7 @@ impl TryFrom<StoredDetector> for Detector {
             forest: stored.forest,
             training_ranges: stored.training_ranges,
             limits: None,
+            medians: Vec::new(),
         })
     }
 }
@@ -82,6 +89,33 @@ impl Detector {
         params: &IsolationForestParams,
         readings: Array2<f64>,
     ) -> Result<Self, DetectorError> {
+        let (mut detector, scaled) = Self::grow(params, readings, false)?;
+        detector.forest.learn_threshold(&scaled);
+        Ok(detector)
+    }
+
+    /// As [`fit`](Self::fit), with a forest whose scores grow with the distance from the training
+    /// readings: see
+    /// [`fit_with_distance`](crate::forest::IsolationForestValidParams::fit_with_distance).
+    ///
+    /// # Errors
+    ///
+    /// As for [`fit`](Self::fit), and for the fit of such a forest.
+    pub fn fit_with_distance(
+        params: &IsolationForestParams,
+        readings: Array2<f64>,
+    ) -> Result<Self, DetectorError> {
+        let (mut detector, scaled) = Self::grow(params, readings, true)?;
+        detector.forest.learn_threshold(&scaled);
+        Ok(detector)
+    }
+
+    /// Fits all but the threshold; returns the scaled readings too.
+    pub(super) fn grow(
+        params: &IsolationForestParams,
+        readings: Array2<f64>,
+        with_distance: bool,
+    ) -> Result<(Self, Array2<f64>), DetectorError> {
         let params = params.check_ref().map_err(FitError::from)?;
         if let Some((row, feature, value)) = first_not_finite(&readings) {
             let error = FitError::NotFinite {
@@ -94,13 +128,112 @@ impl Detector {
         let scaler = StandardScaler::fit(readings.view())?;
         let training_ranges = readings.axis_iter(Axis(1)).map(TrainingRange::of).collect();
         let scaled = scale(&scaler, readings)?;
-        let forest = params.fit(&DatasetBase::from(scaled))?;
-        Ok(Self {
+        let forest = params.grow(&scaled, with_distance)?;
+        let median = |column: ArrayView1<'_, f64>| percentile(&mut column.to_vec(), 50.0);
+        let detector = Self {
             scaler,
             forest,
             training_ranges,
             limits: None,
+            medians: if with_distance {
+                scaled.columns().into_iter().map(median).collect()
+            } else {
+                Vec::new()
+            },
+        };
+        Ok((detector, scaled))
+    }
+
+    /// The parts of a detector that knows distances which serialisation omits; `None` for others.
+    pub(crate) fn distance_parts(&self) -> Option<DistanceParts<'_>> {
+        Some(DistanceParts {
+            medians: Cow::Borrowed(&self.medians),
+            boxes: Cow::Borrowed(self.forest.boxes()?),
         })
+    }
+
+    /// Gives a deserialised detector the parts that it had.
+    ///
+    /// # Errors
+    ///
+    /// A message if these cannot be its parts.
+    pub(crate) fn with_distance_parts(
+        mut self,
+        parts: DistanceParts<'_>,
+    ) -> Result<Self, &'static str> {
+        let medians = parts.medians.into_owned();
+        let is_sound = medians.iter().all(|median| median.is_finite());
+        if medians.len() != self.forest.n_features() || !is_sound {
+            return Err("the medians of the detector are damaged");
+        }
+        self.forest = self.forest.with_boxes(parts.boxes.into_owned())?;
+        self.medians = medians;
+        Ok(self)
+    }
+
+    /// The median of a feature's scaled training readings, or their mean where it is not known.
+    pub(super) fn median(&self, feature: usize) -> f64 {
+        self.medians.get(feature).copied().unwrap_or(0.0)
+    }
+
+    /// The share of each feature in what makes a reading abnormal, adding up to 1; empty if none
+    /// does. The reading must be finite and of the right width.
+    ///
+    /// If the reading is farther out than the training readings, the shares are those of the distance:
+    /// for a forest that [knows distances](IsolationForest::knows_distance), of the probability that a
+    /// random cut parts it from them. Otherwise they are those of the score's drop if the value is
+    /// replaced by the median of the training readings, or by their mean if the median was not kept.
+    pub fn contributions(&self, reading: &[f64]) -> Vec<Contribution> {
+        let shares = self.shares(reading).into_iter().enumerate();
+        shares
+            .map(|(feature, share)| Contribution {
+                feature,
+                view: View::Value,
+                share,
+            })
+            .collect()
+    }
+
+    /// As [`contributions`](Self::contributions), the shares alone.
+    pub(super) fn shares(&self, row: &[f64]) -> Vec<f64> {
+        explain::shares(self, row, &self.scale_bounded(row))
+    }
+
+    /// Makes an anomaly score the threshold.
+    pub(super) fn set_threshold(&mut self, score: f64) {
+        self.forest.set_threshold(score);
+    }
+
+    /// The anomaly score of each reading, in `(0, 1]`, without regard to the threshold. Values too
+    /// far from the training readings to be scaled count as the greatest number.
+    ///
+    /// # Errors
+    ///
+    /// [`DetectorError::Score`] if the number of features is wrong or a value is not finite.
+    pub(super) fn anomaly_scores(&self, readings: Array2<f64>) -> Result<Vec<f64>, DetectorError> {
+        let mut scaled = self.scaler.transform(readings);
+        scaled.mapv_inplace(bounded);
+        let scores = self.forest.score_samples(&scaled)?;
+        Ok(scores.into_iter().map(|score| -score).collect())
+    }
+
+    /// The anomaly score of one row of features, relative to the threshold, and whether it is an
+    /// anomaly. As [`predict_row`](Self::predict_row), but a value that is too far from the training
+    /// readings to be scaled counts as the greatest number. The row must be finite and of the right
+    /// width.
+    pub(super) fn judge(&self, row: &[f64]) -> (f64, bool) {
+        let score = self.forest.decision_function_one(&self.scale_bounded(row));
+        // A row that breaks the contract must not pass for normal.
+        let score = score.unwrap_or_else(|_| self.forest.max_decision());
+        let prediction = self.prediction(row.iter().copied(), score, ());
+        (prediction.anomaly_score, prediction.is_anomaly)
+    }
+
+    fn scale_bounded(&self, row: &[f64]) -> Vec<f64> {
+        let values = row.iter().enumerate();
+        values
+            .map(|(feature, &value)| bounded(self.scaler.scale_value(feature, value)))
+            .collect()
     }
 
     /// The scaler.
@@ -125,6 +258,7 @@ impl Detector {
         size_of::<Self>() - size_of::<IsolationForest>()
             + self.forest.memory_size()
             + size_of::<TrainingRange>() * ranges
+            + size_of::<f64>() * self.medians.capacity()
             + self.scaler.memory_size()
     }
 
@@ -134,15 +268,21 @@ impl Detector {
     }
 
     /// Sets the policy for readings outside the training range by more than `margin`, a share of
-    /// the width of that range.
-    pub fn set_out_of_range(&mut self, out_of_range: OutOfRange, margin: f64) {
+    /// the width of that range. Returns the policy that holds: whether the score knows distances is
+    /// settled by the fit.
+    pub fn set_out_of_range(&mut self, out_of_range: OutOfRange, margin: f64) -> OutOfRange {
+        let out_of_range = match out_of_range {
+            _ if self.forest.knows_distance() => OutOfRange::Distance,
+            OutOfRange::Distance => OutOfRange::Score,
+            other => other,
+        };
+        let ranges = self.training_ranges.iter();
         self.limits = match out_of_range {
             OutOfRange::Score => None,
-            OutOfRange::Anomaly => {
-                let limits = self.training_ranges.iter();
-                Some(limits.map(|range| range.widened(margin)).collect())
-            }
+            OutOfRange::Anomaly => Some(ranges.map(|range| range.widened(margin)).collect()),
+            OutOfRange::Distance => Some(ranges.copied().collect()),
         };
+        out_of_range
     }
 
     /// Predicts one value. The detector must have one feature.
@@ -214,7 +354,10 @@ impl Detector {
     ) -> Prediction<S> {
         let limits = self.limits.as_deref();
         let out_of_range = limits.map(|limits| is_outside(limits, row));
-        let anomaly_score = if out_of_range == Some(true) && !self.forest.is_anomaly(score) {
+        let is_replaced = out_of_range == Some(true)
+            && !self.forest.is_anomaly(score)
+            && !self.forest.knows_distance();
+        let anomaly_score = if is_replaced {
             self.forest.max_decision()
         } else {
             score
@@ -233,6 +376,7 @@ impl Detector {
         let scaled_ranges = self.forest.normal_ranges()?;
         let scaled = |reading| self.scaler.scale_value(0, reading) as f32;
         let limits = self.limits.as_ref().map(|limits| limits[0]);
+        let limits = limits.filter(|_| !self.forest.knows_distance());
         Some(
             scaled_ranges
                 .into_iter()
@@ -305,15 +449,29 @@ impl Detector {
         }
     }
 
-    /// The indices of the features that were constant in training. Their values do not affect
-    /// predictions. Empty under [`OutOfRange::Anomaly`].
+    /// The indices of the features that were constant in training. Under [`OutOfRange::Score`] their
+    /// values do not affect predictions; under [`OutOfRange::Distance`] their distances count in the
+    /// unit of the readings. Empty under [`OutOfRange::Anomaly`].
     pub fn constant_features(&self) -> impl Iterator<Item = usize> {
+        let counts = self.limits.is_none() || self.forest.knows_distance();
         self.training_ranges
             .iter()
             .enumerate()
-            .filter(|(_, range)| self.limits.is_none() && range.low == range.high)
+            .filter(move |(_, range)| counts && range.low == range.high)
             .map(|(feature, _)| feature)
     }
+}
+
+/// What a detector that knows distances is stored with, beside its serialised form.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct DistanceParts<'a> {
+    medians: Cow<'a, [f64]>,
+    boxes: Cow<'a, [f32]>,
+}
+
+/// A scaled value within the range of `f64`.
+fn bounded(scaled: f64) -> f64 {
+    scaled.clamp(f64::MIN, f64::MAX)
 }
 
 /// Scales finite readings, and checks that the results are finite.

@@ -22,6 +22,19 @@ pub enum DetectorError {
         /// Index of the feature.
         feature: usize,
     },
+    /// There are too few readings to learn a threshold from readings that are held back.
+    #[error("{}", describe_too_short(*window, *got, *needed))]
+    TooShort {
+        /// Readings in a window; 1 without one.
+        window: usize,
+        /// How many full windows there are.
+        got: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// An option of the fit is outside its range.
+    #[error("{0}")]
+    Options(String),
     /// linfa's scaler rejected the data.
     #[error("the readings could not be scaled: {0}")]
     Scaler(String),
@@ -33,5 +46,16 @@ fn describe_overflow(row: Option<usize>, feature: usize) -> String {
             "row {row}, feature {feature} is too far from the training readings to be scaled"
         ),
         None => format!("the readings of feature {feature} are too large to be averaged"),
+    }
+}
+
+fn describe_too_short(window: usize, got: usize, needed: usize) -> String {
+    match window {
+        1 => format!("a false_alarm_rate needs at least {needed} readings to train on, got {got}"),
+        window => format!(
+            "a window of {window} readings needs at least {needed} full windows to train on, \
+             {} readings in one run, got {got} full windows",
+            needed + window - 1
+        ),
     }
 }

@@ -36,6 +36,8 @@ pub(super) enum ErrorCode {
     UnknownField,
     /// A value is outside its range.
     OutOfBounds,
+    /// Fields contradict each other.
+    Conflict,
     /// A list has too few items.
     TooFew,
     /// A list has too many items, or a forest would be too large.
@@ -305,7 +307,11 @@ fn training_error(error: DetectorError) -> ApiError {
         DetectorError::Fit(FitError::NoSamples { .. }) => "max_samples",
         _ => "samples",
     };
-    ApiError::unprocessable(ErrorCode::OutOfBounds, message).at(field)
+    let code = match error {
+        DetectorError::TooShort { .. } => ErrorCode::TooFew,
+        _ => ErrorCode::OutOfBounds,
+    };
+    ApiError::unprocessable(code, message).at(field)
 }
 
 impl From<LoadError> for ApiError {

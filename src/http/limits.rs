@@ -5,7 +5,9 @@ use std::time::Duration;
 use linfa::ParamGuard;
 
 use super::error::{ApiError, ErrorCode};
-use crate::forest::{IsolationForestParams, IsolationForestValidParams, MAX_TABLE_ADDITIONS};
+use crate::detector::{Detector, MAX_WINDOW_VALUES, Window};
+use crate::forest::{IsolationForestValidParams, MAX_TABLE_ADDITIONS};
+use crate::registry::RegistryConfig;
 use crate::store::ModelSettings;
 
 /// Maximum size of the body of a retrain, in bytes: three million readings with all their digits.
@@ -46,6 +48,13 @@ pub(super) const MAX_VALUES: usize = 10_000;
 /// the blocking pool.
 pub(super) const MAX_INLINE_WALKS: usize = 100_000;
 
+/// Maximum number of contributions in one response. Each takes up to a walk of every tree, and 200
+/// bytes.
+const MAX_CONTRIBUTIONS: usize = 10_000;
+
+/// Values of a window that take as much time to turn into features as a tree walk.
+const WINDOW_VALUES_PER_WALK: usize = 8;
+
 /// Maximum number of features of a reading.
 pub(super) const MAX_FEATURES: usize = 1024;
 
@@ -70,24 +79,81 @@ const MAX_TREE_SAMPLES: usize = 1_000_000;
 /// Trees over several features are padded to at least this many nodes.
 const MIN_PADDED_NODES: usize = 256;
 
+/// The least and the greatest number of readings that are judged together.
+pub(super) const MIN_WINDOW: u32 = 2;
+pub(super) const MAX_WINDOW: u32 = 10_000;
+
+/// Maximum number of values in the training readings of all trees together, where scores know
+/// distances: the boxes of such a model take up to 250 MB. At the default size of trees, 1,024
+/// features fit.
+const MAX_BOX_VALUES: usize = 32_000_000;
+
+/// Refuses to explain too many readings of a model with so many features.
+pub(super) fn check_explained(readings: usize, features: usize) -> Result<(), ApiError> {
+    if readings.saturating_mul(features) <= MAX_CONTRIBUTIONS {
+        return Ok(());
+    }
+    let message = format!(
+        "with explain, the readings times the features that the model judges must be at most \
+         {MAX_CONTRIBUTIONS}, got {readings} times {features}"
+    );
+    Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("explain"))
+}
+
+/// The tree walks that take as much time as to predict readings.
+pub(super) fn walks(detector: &Detector, readings: usize, explain: bool) -> usize {
+    let forest = detector.forest();
+    let per_reading = match explain {
+        true => forest
+            .walks_per_row()
+            .max(1)
+            .saturating_mul(1 + forest.n_features()),
+        false => forest.walks_per_row(),
+    };
+    readings.saturating_mul(per_reading)
+}
+
+/// As [`walks`], of a windowed model.
+pub(super) fn windowed_walks(
+    window: &Window,
+    detector: &Detector,
+    readings: usize,
+    explain: bool,
+) -> usize {
+    let values = window.size().saturating_mul(window.sensors());
+    let judging = readings.saturating_mul(values.div_ceil(WINDOW_VALUES_PER_WALK));
+    judging.saturating_add(walks(detector, readings, explain))
+}
+
 /// Returns the estimated cost of a training in nanoseconds of one processor core, or refuses it.
 ///
 /// The operator may choose any settings, and a request with the operator's own settings may be as
 /// costly as they make it. So a training is refused if it is beyond the bounds, and also beyond
-/// what a model of one feature would cost with the operator's settings and as many readings: that
-/// is
+/// what a model of one feature would cost with the operator's settings and as many readings: that is
 /// `/retrain`, which is never refused unless a request changed the settings of `default`. A request
 /// that asks for more trees, more readings per tree or more features than that cannot multiply the
 /// operator's choice beyond the bounds.
 pub(super) fn check_cost(
     settings: &ModelSettings,
-    server: &IsolationForestParams,
-    (samples, features): (usize, usize),
+    config: &RegistryConfig,
+    (samples, sensors): (usize, usize),
 ) -> Result<u64, ApiError> {
-    let params = settings.params(server);
+    let params = settings.params(&config.params);
     let params = params.check_ref().map_err(ApiError::from)?;
-    let server = server.check_ref().map_err(ApiError::from)?;
+    let server = config.params.check_ref().map_err(ApiError::from)?;
 
+    if let Some(window) = settings.window {
+        let values = sensors.saturating_mul(window as usize);
+        if values > MAX_WINDOW_VALUES {
+            let message = format!(
+                "window times the number of features must be at most {MAX_WINDOW_VALUES}, got \
+                 {window} times {sensors}"
+            );
+            return Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("window"));
+        }
+    }
+    let options = settings.fit_options(config.out_of_range, Vec::new());
+    let features = options.features(sensors);
     let trees = params.n_estimators();
     let rows_per_tree = padded_rows_per_tree(params, samples, features);
     let server_rows_per_tree = padded_rows_per_tree(server, samples, features);
@@ -102,9 +168,19 @@ pub(super) fn check_cost(
         );
         return Err(ApiError::unprocessable(ErrorCode::TooMany, message));
     }
+    let box_values = trees.saturating_mul(rows_per_tree).saturating_mul(features);
+    if options.distance && box_values > MAX_BOX_VALUES {
+        let message = format!(
+            "with distances, n_estimators times the readings per tree, which max_samples sets, times \
+             the features must be at most {MAX_BOX_VALUES}, got {trees} times {rows_per_tree} times \
+             {features}"
+        );
+        return Err(ApiError::unprocessable(ErrorCode::TooMany, message));
+    }
 
-    let cost = params.training_cost(samples, features);
-    let server_cost = server.training_cost(samples, 1);
+    let cost = options.cost(params, samples, sensors);
+    let server_options = ModelSettings::default().fit_options(config.out_of_range, Vec::new());
+    let server_cost = server_options.cost(server, samples, 1);
     if cost.table_additions > server_cost.table_additions.max(MAX_TABLE_ADDITIONS) {
         let message = format!(
             "n_estimators squared times the readings per tree, which max_samples sets, must be at \

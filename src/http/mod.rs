@@ -1,7 +1,7 @@
 //! The HTTP API: server.py's `POST /predict` and `POST /retrain`, and models by name.
 //!
 //! * `api`, `routes`: the API as a service: the check of keys, then the routes
-//! * `predict`, `retrain`, `models`: the handlers
+//! * `predict`, `predict_windowed`, `retrain`, `models`: the handlers
 //! * `wire`: the JSON of requests and responses
 //! * `access`, `keys`, `origin`: who may send which request
 //! * `host`: the Host header
@@ -24,6 +24,7 @@ mod origin;
 mod paths;
 mod place;
 mod predict;
+mod predict_windowed;
 mod retrain;
 mod routes;
 mod state;

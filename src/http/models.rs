@@ -9,6 +9,7 @@ use super::body::{Json, OptionalJsonBody};
 use super::error::{ApiError, ErrorCode};
 use super::limits::MAX_PREDICT_BODY;
 use super::paths;
+use super::predict::run_blocking;
 use super::state::AppState;
 use super::wire::{
     self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions,
@@ -62,6 +63,11 @@ pub(super) async fn info(
     Name(name): Name,
 ) -> Result<Json<ModelInfo>, ApiError> {
     let model = find(&app.registry, &name).await?;
+    if model.has_slow_ranges() {
+        // Boxed, so that the usual request does not carry the state of this one.
+        let described = run_blocking(move || Ok(ModelInfo::new(&name, &model)));
+        return Ok(Json(Box::pin(described).await?));
+    }
     Ok(Json(ModelInfo::new(&name, &model)))
 }
 

@@ -1,5 +1,6 @@
 //! `POST /predict` and `POST /models/{name}/predict`.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,25 +9,30 @@ use ndarray::ArrayView2;
 
 use super::body::{JSON, JsonBody};
 use super::error::{ApiError, ErrorCode};
-use super::limits::{MAX_INLINE_WALKS, MAX_PREDICT_BODY};
+use super::limits::{MAX_INLINE_WALKS, MAX_PREDICT_BODY, check_explained, walks};
 use super::models::{Name, find};
 use super::place::Place;
+use super::predict_windowed;
 use super::state::AppState;
 use super::wire::{self, PredictRequest, Reading};
 use crate::detector::{Detector, DetectorError, Prediction};
 use crate::registry::ServedModel;
+use crate::store::ModelName;
 
 pub(super) async fn predict_default(
     State(app): State<Arc<AppState>>,
     JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
     let model = app.registry.default_model();
-    // server.py knows models of one feature only.
+    // server.py knows models of one feature only. A windowed model has at least three.
     if model.detector.forest().n_features() > 1 {
-        return Box::pin(predict_with(&app, model, &body)).await;
+        let name = ModelName::default_model();
+        return Box::pin(predict_with(&app, &name, model, &body)).await;
     }
-    let request = wire::parse_values(&body)?;
-    respond_values(model, request).await
+    match wire::parse_values(&body)? {
+        (request, false) => respond_values(model, request).await,
+        (request, true) => Box::pin(explain_values(model, request)).await,
+    }
 }
 
 pub(super) async fn predict_named(
@@ -34,18 +40,31 @@ pub(super) async fn predict_named(
     Name(name): Name,
     JsonBody(body): JsonBody<MAX_PREDICT_BODY>,
 ) -> Result<Response, ApiError> {
-    predict_with(&app, find(&app.registry, &name).await?, &body).await
+    predict_with(&app, &name, find(&app.registry, &name).await?, &body).await
 }
 
-/// Predicts with a model of any number of features.
+/// Predicts with any model.
 async fn predict_with(
     app: &AppState,
-    model: Arc<ServedModel>,
+    name: &ModelName,
+    mut model: Arc<ServedModel>,
     body: &[u8],
 ) -> Result<Response, ApiError> {
+    while model.window.is_some() {
+        // Boxed, so that the usual request does not carry the state of this one.
+        let predicted = Box::pin(predict_windowed::predict(app, name, model, body));
+        match predicted.await? {
+            ControlFlow::Break(response) => return Ok(response),
+            ControlFlow::Continue(current) => model = current,
+        }
+    }
     let detector = &model.detector;
     let features = detector.forest().n_features();
-    match wire::parse_rows(body, features, &model.feature_names)? {
+    let (request, explain) = wire::parse_rows(body, features, &model.feature_names)?;
+    if explain {
+        return Box::pin(explain_rows(app, model, request)).await;
+    }
+    match request {
         request if features == 1 => respond_values(model, request.map(|row| row[0])).await,
         request @ PredictRequest::One(_) => respond(request, |row| detector.predict_row(row)),
         PredictRequest::Many(rows) => {
@@ -81,10 +100,52 @@ async fn respond_values(
     }
 }
 
-async fn run_blocking(
-    predict: impl FnOnce() -> Result<Response, ApiError> + Send + 'static,
+/// Predicts and explains with a model of any number of features.
+async fn explain_rows(
+    app: &AppState,
+    model: Arc<ServedModel>,
+    request: PredictRequest<Vec<f64>>,
 ) -> Result<Response, ApiError> {
-    tokio::task::spawn_blocking(predict)
+    let features = model.detector.forest().n_features();
+    if features == 1 {
+        return explain_values(model, request.map(|row| row[0])).await;
+    }
+    let readings = request.len();
+    check_explained(readings, features)?;
+    if walks(&model.detector, readings, true) <= MAX_INLINE_WALKS {
+        return respond_explained(&model, request, |row| model.detector.predict_row(row));
+    }
+    let size = size_of::<Vec<f64>>() + 2 * features * size_of::<f64>();
+    let waiting = app.bodies.reserve(readings * size)?;
+    run_blocking(move || {
+        let response = respond_explained(&model, request, |row| model.detector.predict_row(row));
+        drop(waiting);
+        response
+    })
+    .await
+}
+
+/// Predicts and explains with a model of one feature.
+async fn explain_values(
+    model: Arc<ServedModel>,
+    request: PredictRequest<f64>,
+) -> Result<Response, ApiError> {
+    check_explained(request.len(), 1)?;
+    let is_large = walks(&model.detector, request.len(), true) > MAX_INLINE_WALKS;
+    let predict =
+        move || respond_explained(&model, request, |&value| model.detector.predict(value));
+    if is_large {
+        run_blocking(predict).await
+    } else {
+        predict()
+    }
+}
+
+/// Runs long work beside the requests of this thread.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| ApiError::internal(&error.to_string()))?
 }
@@ -130,8 +191,41 @@ fn respond<R: Reading>(
     }
 }
 
+/// Predicts and explains reading by reading.
+fn respond_explained<R: Reading>(
+    model: &ServedModel,
+    request: PredictRequest<R>,
+    predict: impl Fn(&R) -> Result<Prediction<R>, DetectorError>,
+) -> Result<Response, ApiError> {
+    let (readings, is_list) = match request {
+        PredictRequest::One(reading) => (vec![reading], false),
+        PredictRequest::Many(readings) => (readings, true),
+    };
+    let place = |i| match is_list {
+        true => Place::item("values", i),
+        false => "value".into(),
+    };
+    let explained: Vec<_> = readings
+        .iter()
+        .enumerate()
+        .map(|(i, reading)| {
+            let prediction =
+                predict(reading).map_err(|error| prediction_error(place(i), reading, &error))?;
+            let contributions = model.detector.contributions(reading.values());
+            Ok((prediction, contributions))
+        })
+        .collect::<Result<_, ApiError>>()?;
+    let names = &model.feature_names;
+    let body = wire::explained_predictions(&readings, &explained, names, is_list);
+    Ok(([JSON], body).into_response())
+}
+
 /// Why the detector has no prediction for the reading at `place`.
-fn prediction_error<R: Reading>(place: Place, reading: &R, error: &DetectorError) -> ApiError {
+pub(super) fn prediction_error<R: Reading>(
+    place: Place,
+    reading: &R,
+    error: &DetectorError,
+) -> ApiError {
     match *error {
         DetectorError::Overflow { feature, .. } => {
             let place = R::place(place, feature);

@@ -25,24 +25,23 @@ pub(super) async fn retrain_default(
 ) -> Result<Response, ApiError> {
     let body = Arc::new(body.reserved(&app.bodies)?);
     let name = ModelName::default_model();
-    let server = app.registry.config().params.clone();
+    let server = app.registry.config().clone();
     let size = body.len();
     let estimate = {
         let (body, server) = (Arc::clone(&body), server.clone());
         move |model: Option<&ServedModel>| match model {
-            Some(model) if model.detector.forest().n_features() > 1 => {
+            Some(model) if model.features() > 1 => {
                 wire::estimate_retrain(&body, Some(model), &server)
             }
             model => wire::estimate_flask_retrain(&body, model, &server),
         }
     };
     let parse = move |model: Option<&ServedModel>| match model {
-        Some(model) if model.detector.forest().n_features() > 1 => {
-            wire::parse_retrain(&body, Some(model), &server)
-        }
+        Some(model) if model.features() > 1 => wire::parse_retrain(&body, Some(model), &server),
         model => {
             let training = TrainingRequest {
                 samples: wire::parse_flask_retrain(&body)?,
+                runs: Vec::new(),
                 feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
                 settings: model.map_or_else(Default::default, |model| model.settings.clone()),
             };
@@ -54,7 +53,7 @@ pub(super) async fn retrain_default(
         .registry
         .retrain(&name, size, actor, estimate, parse)
         .await?;
-    let samples_used = model.detector.forest().n_samples();
+    let samples_used = model.samples();
     Ok(([JSON], wire::retrained(samples_used)).into_response())
 }
 
@@ -65,7 +64,7 @@ pub(super) async fn retrain_named(
     JsonBody(body): JsonBody<MAX_RETRAIN_BODY>,
 ) -> Result<Json<ModelChanged>, ApiError> {
     let body = Arc::new(body.reserved(&app.bodies)?);
-    let server = app.registry.config().params.clone();
+    let server = app.registry.config().clone();
     let size = body.len();
     let estimate = {
         let (body, server) = (Arc::clone(&body), server.clone());

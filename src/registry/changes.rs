@@ -79,7 +79,9 @@ impl Shared {
             let request = read(current.as_deref())?;
             if let Ok(params) = request.settings.params(&shared.config.params).check() {
                 let (rows, features) = request.samples.dim();
-                share.correct(params.training_cost(rows, features).total());
+                let server = shared.config.out_of_range;
+                let options = request.settings.fit_options(server, Vec::new());
+                share.correct(options.cost(&params, rows, features).total());
             }
             // The body is freed by now.
             drop(current);
@@ -197,6 +199,7 @@ impl Shared {
         // Removes the oldest first: if this is interrupted, the served version is still stored.
         self.store.remove(name, &versions).await?;
         self.models.remove(name);
+        self.streams.remove(name);
         Ok(())
     }
 
@@ -295,8 +298,7 @@ impl Shared {
             &self.config,
             &self.budget,
         ));
-        self.models.set(name, Arc::clone(&served));
-        self.unload_excess();
+        self.serve(name, &served);
         for warning in served.warnings() {
             tracing::warn!(model = %name, "{warning}");
         }

@@ -246,7 +246,9 @@ impl Shared {
                                 model = %name,
                                 "none of the stored versions can be served"
                             );
-                            self.models.remove_unloaded(name, &expected);
+                            if self.models.remove_unloaded(name, &expected) {
+                                self.streams.remove(name);
+                            }
                             continue;
                         }
                         (Some(model), _) => model,
@@ -316,6 +318,15 @@ impl Shared {
                 return None;
             }
         }
+    }
+
+    /// Serves a model that was trained, or synced from another server.
+    pub(super) fn serve(&self, name: &ModelName, model: &Arc<ServedModel>) {
+        self.models.set(name, Arc::clone(model));
+        if model.window.is_none() {
+            self.streams.remove(name);
+        }
+        self.unload_excess();
     }
 
     /// Unloads the models used least recently while the budget is exceeded.

@@ -20,6 +20,7 @@
 //! * `warm_up`: loading in the background after a start
 //! * `decoder`: the threads that decode
 //! * `shared`: the state shared by all of these
+//! * `streams`: the last readings of windowed models
 //! * `sync`: following other servers on the same store
 //! * `changes`: retrain, rollback and deletion
 //! * `open`: listing the models and loading `default` at the start
@@ -41,6 +42,7 @@ mod open;
 mod runtime_thread;
 mod save;
 mod shared;
+mod streams;
 mod sync;
 mod training;
 mod training_worker;
@@ -69,6 +71,7 @@ pub use audit::Actor;
 pub use config::{DefaultModel, RegistryConfig};
 pub use error::{ChangeError, LoadError, SetupError};
 pub use models::{ServedModel, Summary};
+pub use streams::StreamGuard;
 pub use training::{TrainingEstimate, TrainingRequest};
 
 /// The models, and the thread that changes them.
@@ -142,6 +145,19 @@ impl Registry {
     /// [`LoadError`] if the model is not in memory, and the store fails or there is no memory for it.
     pub async fn get(&self, name: &ModelName) -> Result<Option<Arc<ServedModel>>, LoadError> {
         self.shared.get(name).await
+    }
+
+    /// A windowed model as of now, and its stream, in which each request waits for those before it;
+    /// `None` if there is no such model.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`get`](Self::get).
+    pub async fn stream(
+        &self,
+        name: &ModelName,
+    ) -> Result<Option<(Arc<ServedModel>, StreamGuard)>, LoadError> {
+        self.shared.stream(name).await
     }
 
     /// All models, sorted by name, also those that are not in memory. Does not load them.

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config::RegistryConfig;
-use crate::detector::{Detector, OutOfRange};
+use crate::detector::{Detector, HeldBack, NormalRange, OutOfRange, TrainingRange, Window};
 use crate::escape::escape;
-use crate::forest::decode_memory;
+use crate::forest::{boxes_memory, decode_memory};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::store::{Metadata, ModelName, ModelSettings, Record, Version};
 
@@ -30,6 +30,10 @@ const ENTRY_SIZE: usize = 1024;
 pub struct ServedModel {
     /// The detector, without its trees.
     pub detector: Detector,
+    /// How readings become what the detector scores; `None` if it scores readings.
+    pub window: Option<Window>,
+    /// Where the threshold comes from; `None` for the contamination.
+    pub held_back: Option<HeldBack>,
     /// Names of the features, in order; empty if they are unnamed.
     pub feature_names: Vec<String>,
     /// The model's own settings, which its retrains keep.
@@ -44,6 +48,8 @@ pub struct ServedModel {
     pub version: Option<Version>,
     /// The version it is a copy of, after a rollback.
     pub restored_from: Option<u64>,
+    /// See [`normal_ranges`](Self::normal_ranges).
+    normal_ranges: OnceLock<Option<Vec<NormalRange>>>,
     /// The memory of the model, until the last request that uses it is done.
     memory: Reservation,
 }
@@ -57,6 +63,8 @@ impl ServedModel {
     ) -> Self {
         let Record {
             detector: mut fitted,
+            window,
+            held_back,
             feature_names,
             settings,
             trained_at,
@@ -69,15 +77,22 @@ impl ServedModel {
         // held: models among what the decoding and training threads free would double the memory.
         let mut detector = fitted.clone();
         drop(fitted);
-        let out_of_range = settings.out_of_range.unwrap_or(config.out_of_range);
-        let out_of_range_margin = settings
+        let margin = settings
             .out_of_range_margin
             .unwrap_or(config.out_of_range_margin);
-        detector.set_out_of_range(out_of_range, out_of_range_margin);
+        let wanted = settings.out_of_range(config.out_of_range);
+        let out_of_range = detector.set_out_of_range(wanted, margin);
+        let out_of_range_margin = match out_of_range {
+            OutOfRange::Distance => 0.0,
+            OutOfRange::Score | OutOfRange::Anomaly => margin,
+        };
         let names: usize = feature_names.iter().map(String::capacity).sum();
-        let size = ENTRY_SIZE + detector.memory_size() + names;
+        let of_window = window.as_ref().map_or(0, Window::memory_size);
+        let size = ENTRY_SIZE + detector.memory_size() + of_window + names;
         Self {
             detector,
+            window,
+            held_back,
             feature_names,
             settings,
             out_of_range,
@@ -85,7 +100,46 @@ impl ServedModel {
             trained_at: time(trained_at),
             version,
             restored_from,
+            normal_ranges: OnceLock::new(),
             memory: budget.reserve(size),
+        }
+    }
+
+    /// Number of values in a reading.
+    pub fn features(&self) -> usize {
+        match &self.window {
+            Some(window) => window.sensors(),
+            None => self.detector.forest().n_features(),
+        }
+    }
+
+    /// The minimum and maximum of the training readings, one range per value of a reading.
+    pub fn training_ranges(&self) -> &[TrainingRange] {
+        match &self.window {
+            Some(window) => window.training_ranges(),
+            None => self.detector.training_ranges(),
+        }
+    }
+
+    /// The ranges of readings that are labelled normal: see [`Detector::normal_ranges`]. They are
+    /// computed when first asked for, which takes about a second if
+    /// [this](Self::has_slow_ranges) says so.
+    pub fn normal_ranges(&self) -> Option<&[NormalRange]> {
+        let ranges = || self.detector.normal_ranges();
+        self.normal_ranges.get_or_init(ranges).as_deref()
+    }
+
+    /// Whether the normal ranges are still to be searched for, since scores know distances.
+    pub fn has_slow_ranges(&self) -> bool {
+        let forest = self.detector.forest();
+        forest.knows_distance() && forest.n_features() == 1 && self.normal_ranges.get().is_none()
+    }
+
+    /// The name of a feature, or its number if it has none.
+    fn feature_name(&self, feature: usize) -> String {
+        match self.feature_names.get(feature) {
+            Some(name) => escape(name).into_owned(),
+            None => format!("[{feature}]"),
         }
     }
 
@@ -101,46 +155,118 @@ impl ServedModel {
 
     /// Weaknesses that an operator should know before relying on the model.
     pub fn warnings(&self) -> Vec<String> {
-        let ranges = self.detector.normal_ranges().unwrap_or_default();
+        let knows_distance = self.detector.forest().knows_distance();
+        // A reading far enough out always alarms if scores know distances.
+        if !knows_distance && let Some(warning) = self.blindness() {
+            return vec![warning];
+        }
+        [
+            self.constant_features(knows_distance),
+            self.left_out(),
+            self.false_alarms(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// That the model calls readings normal whatever their value.
+    fn blindness(&self) -> Option<String> {
+        let ranges = self.normal_ranges().unwrap_or_default();
         if ranges
             .iter()
             .any(|range| range.low.is_none() && range.high.is_none())
         {
-            return vec![format!(
+            return Some(format!(
                 "this model can never alarm: it calls every reading normal, because {TOO_ALIKE}"
-            )];
+            ));
         }
         let blind = self.detector.blind_sides();
         let side = match (blind.below, blind.above) {
-            (true, true) => Some("outside"),
-            (true, false) => Some("below"),
-            (false, true) => Some("above"),
-            (false, false) => None,
+            (true, true) => "outside",
+            (true, false) => "below",
+            (false, true) => "above",
+            (false, false) => return None,
         };
-        if let Some(side) = side {
-            return vec![format!(
-                "this model calls every reading {side} the training range normal, because \
-                 {TOO_ALIKE}"
-            )];
-        }
-        let constant: Vec<String> = self
-            .detector
-            .constant_features()
-            .take(MAX_NAMED_FEATURES)
-            .map(|feature| match self.feature_names.get(feature) {
-                Some(name) => escape(name).into_owned(),
-                None => format!("[{feature}]"),
-            })
-            .collect();
-        if constant.is_empty() {
-            return Vec::new();
-        }
-        vec![format!(
-            "the values of {} do not count, because they were all alike in training; train it on \
-             more varied readings, or set out_of_range to \"anomaly\"",
-            constant.join(", ")
-        )]
+        Some(format!(
+            "this model calls every reading {side} the training range normal, because {TOO_ALIKE}"
+        ))
     }
+
+    fn constant_features(&self, knows_distance: bool) -> Option<String> {
+        // The features of a window are not those of a reading, and a stuck sensor is a constant one.
+        let ranges = self.window.as_ref().map(|window| {
+            let ranges = window.training_ranges().iter().enumerate();
+            ranges
+                .filter(|(_, range)| range.low == range.high)
+                .map(|(sensor, _)| sensor)
+                .collect::<Vec<_>>()
+        });
+        let constant = ranges.unwrap_or_else(|| self.detector.constant_features().collect());
+        let names = self.listed(constant)?;
+        Some(if knows_distance {
+            format!(
+                "the values of {names} were all alike in training, so distances there are measured in \
+                 the unit of the readings; train the model on more varied readings"
+            )
+        } else {
+            format!(
+                "the values of {names} do not count, because they were all alike in training; train \
+                 it on more varied readings, or set out_of_range to \"anomaly\""
+            )
+        })
+    }
+
+    /// That sensors are left out of a window because they drift.
+    fn left_out(&self) -> Option<String> {
+        let left_out = self.window.as_ref()?.left_out().collect();
+        let names = self.listed(left_out)?;
+        Some(format!(
+            "{names} drifted in training and is left out: changes there are not seen; if that was \
+             chance, or the drift matters, set drift to \"keep\""
+        ))
+    }
+
+    /// That the false-alarm rate is less than the training readings can promise.
+    fn false_alarms(&self) -> Option<String> {
+        let held_back = self.held_back?;
+        let window = self.window.as_ref().map_or(1, Window::size);
+        let promised = held_back.promised_rate(window);
+        if promised <= held_back.false_alarm_rate {
+            return None;
+        }
+        Some(format!(
+            "a false_alarm_rate of {} cannot be promised after so short a training, only one of {}; \
+             train the model on at least {} readings",
+            held_back.false_alarm_rate,
+            two_digits(promised),
+            held_back.needed_scores(window),
+        ))
+    }
+
+    /// Names of features for a message; `None` if there are none.
+    fn listed(&self, features: Vec<usize>) -> Option<String> {
+        let names: Vec<String> = features
+            .into_iter()
+            .take(MAX_NAMED_FEATURES)
+            .map(|feature| self.feature_name(feature))
+            .collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// Number of readings that it was trained on.
+    pub fn samples(&self) -> usize {
+        match &self.window {
+            Some(window) => window.readings(),
+            None => self.detector.forest().n_samples(),
+        }
+    }
+}
+
+/// A share with two significant digits.
+fn two_digits(share: f64) -> String {
+    let decimals = (1.0 - share.log10().floor()).clamp(0.0, 20.0) as usize;
+    format!("{share:.decimals$}")
 }
 
 const TOO_ALIKE: &str = "the training readings are too few or too much alike there; train it on \
@@ -166,10 +292,9 @@ pub struct Summary {
 
 impl Summary {
     fn of(model: &ServedModel) -> Self {
-        let forest = model.detector.forest();
         Self {
-            features: forest.n_features(),
-            samples: forest.n_samples(),
+            features: model.features(),
+            samples: model.samples(),
             trained_at: model.trained_at,
             version: model.version_number(),
         }
@@ -192,6 +317,7 @@ pub(super) fn load_memory(metadata: &Metadata) -> usize {
         metadata.max_samples,
         metadata.features,
     )
+    .saturating_add(boxes_memory(metadata.box_values))
 }
 
 /// All models.
@@ -427,15 +553,17 @@ impl Models {
         drop(previous);
     }
 
-    /// Removes a model of which no version can be loaded, unless it has changed meanwhile.
-    pub(super) fn remove_unloaded(&self, name: &ModelName, expected: &Version) {
+    /// Removes a model of which no version can be loaded. If it has changed meanwhile, nothing is
+    /// done.
+    pub(super) fn remove_unloaded(&self, name: &ModelName, expected: &Version) -> bool {
         let mut others = self.write();
-        if others
+        let is_expected = others
             .get(name)
-            .is_some_and(|entry| entry.model.is_none() && entry.version == *expected)
-        {
+            .is_some_and(|entry| entry.model.is_none() && entry.version == *expected);
+        if is_expected {
             others.remove(name);
         }
+        is_expected
     }
 
     /// Unloads the models used least recently, until they hold `bytes` together. Unloads none, and

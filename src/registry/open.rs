@@ -196,6 +196,7 @@ async fn load_default(
 fn request(samples: Array2<f64>, settings: ModelSettings) -> TrainingRequest {
     TrainingRequest {
         samples,
+        runs: Vec::new(),
         feature_names: Vec::new(),
         settings,
     }

@@ -15,6 +15,7 @@ use super::limits::LOAD_CONCURRENCY;
 use super::load::Loads;
 use super::model_queue::ModelQueues;
 use super::models::Models;
+use super::streams::Streams;
 use super::training_worker::TrainingWorker;
 use crate::memory::MemoryBudget;
 use crate::store::{ModelName, Store, Version};
@@ -22,6 +23,7 @@ use crate::store::{ModelName, Store, Version};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) models: Models,
+    pub(super) streams: Streams,
     pub(super) store: Store,
     pub(super) config: RegistryConfig,
     /// The memory of models and trainings.
@@ -56,6 +58,7 @@ impl Shared {
     ) -> Self {
         Self {
             models,
+            streams: Streams::default(),
             store,
             config,
             budget,

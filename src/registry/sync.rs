@@ -135,6 +135,7 @@ impl Shared {
         if versions.is_empty() {
             if served.is_some() && !name.is_default() {
                 self.models.remove(name);
+                self.streams.remove(name);
                 tracing::info!(model = %name, "deleted by another server");
             }
             return Ok(true);
@@ -153,8 +154,7 @@ impl Shared {
                 // There is no memory for it now.
                 Some(None) => return Ok(false),
                 Some(Some(model)) => {
-                    self.models.set(name, Arc::clone(&model));
-                    self.unload_excess();
+                    self.serve(name, &model);
                     model.version_number()
                 }
                 None => None,

@@ -5,8 +5,9 @@
 //! allocation exceeds a small multiple of the bytes that are there.
 
 use super::error::{EncodeError, FormatError};
+use super::format_1::Record1;
 use super::record::{Metadata, Record};
-use crate::detector::Detector;
+use crate::detector::{Detector, DistanceParts, HeldBack, Window};
 
 /// The format that is written. The program reads all earlier formats too.
 pub(super) const FORMAT: u32 = 2;
@@ -20,6 +21,12 @@ const METADATA: &str = "metadata";
 
 /// The section that holds the detector in postcard's encoding.
 const DETECTOR: &str = "detector";
+
+/// The sections of models that have these parts, in postcard's encoding. A release that does not know
+/// them does not serve such a model, since it would predict otherwise.
+const DISTANCE: &str = "distance";
+const HELD_BACK: &str = "held-back";
+const WINDOW: &str = "window";
 
 /// Digits of a section's length. Their number is fixed, so that the length can be filled in after the
 /// section is written.
@@ -48,8 +55,25 @@ pub fn encode(record: &Record) -> Result<Vec<u8>, EncodeError> {
     bytes = push_section(bytes, DETECTOR, |bytes| {
         postcard::to_extend(&record.detector, bytes).map_err(|error| EncodeError(error.to_string()))
     })?;
+    bytes = push_if_some(bytes, DISTANCE, record.detector.distance_parts())?;
+    bytes = push_if_some(bytes, HELD_BACK, record.held_back)?;
+    bytes = push_if_some(bytes, WINDOW, record.window.as_ref())?;
     push_checksum(&mut bytes);
     Ok(bytes)
+}
+
+/// Appends a section in postcard's encoding, if the model has that part.
+fn push_if_some(
+    bytes: Vec<u8>,
+    name: &str,
+    part: Option<impl serde::Serialize>,
+) -> Result<Vec<u8>, EncodeError> {
+    match part {
+        Some(part) => push_section(bytes, name, |bytes| {
+            postcard::to_extend(&part, bytes).map_err(|error| EncodeError(error.to_string()))
+        }),
+        None => Ok(bytes),
+    }
 }
 
 /// Appends a section, whose content `write` appends.
@@ -85,7 +109,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, FormatError> {
     let content = strip_checksum(bytes)?;
     let (format, body) = split_format(content)?;
     let record = match format {
-        1 => decode_postcard(body)?,
+        1 => decode_postcard::<Record1>(body)?.into(),
         FORMAT => decode_sections(content, body)?,
         newer if newer > FORMAT => return Err(FormatError::Newer(newer)),
         _ => return Err(FormatError::damaged("its format is not a positive number")),
@@ -98,7 +122,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, FormatError> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum MetadataPrefix {
     /// The metadata.
-    Complete(Metadata),
+    Complete(Box<Metadata>),
     /// The metadata take this many bytes from the start of the version.
     Needs(usize),
     /// The metadata cannot be read alone: decode the whole version.
@@ -123,7 +147,7 @@ pub fn decode_metadata(bytes: &[u8]) -> MetadataPrefix {
         return MetadataPrefix::Needs(needs);
     };
     match strip_checksum(block).map(|_| serde_json::from_slice(&rest[..length])) {
-        Ok(Ok(metadata)) => MetadataPrefix::Complete(metadata),
+        Ok(Ok(metadata)) => MetadataPrefix::Complete(Box::new(metadata)),
         _ => MetadataPrefix::Absent,
     }
 }
@@ -170,19 +194,33 @@ fn decode_sections(content: &[u8], body: &[u8]) -> Result<Record, FormatError> {
         .map_err(|error| FormatError::damaged(format!("its metadata: {error}")))?;
 
     let mut detector: Option<Detector> = None;
+    let mut distance: Option<DistanceParts<'_>> = None;
+    let mut held_back: Option<HeldBack> = None;
+    let mut window: Option<Window> = None;
     while !rest.is_empty() {
         let (name, section, next) = split_section(rest)?;
         match name {
             DETECTOR if detector.is_none() => detector = Some(decode_postcard(section)?),
-            DETECTOR | METADATA => {
+            DISTANCE if distance.is_none() => distance = Some(decode_postcard(section)?),
+            HELD_BACK if held_back.is_none() => held_back = Some(decode_postcard(section)?),
+            WINDOW if window.is_none() => window = Some(decode_postcard(section)?),
+            DETECTOR | DISTANCE | HELD_BACK | WINDOW | METADATA => {
                 return Err(FormatError::damaged("a section is in it twice"));
             }
             unknown => return Err(FormatError::UnknownSection(unknown.to_owned())),
         }
         rest = next;
     }
+    let mut detector = detector.ok_or_else(|| FormatError::damaged("it has no detector"))?;
+    if let Some(parts) = distance {
+        detector = detector
+            .with_distance_parts(parts)
+            .map_err(FormatError::damaged)?;
+    }
     let record = Record {
-        detector: detector.ok_or_else(|| FormatError::damaged("it has no detector"))?,
+        detector,
+        window,
+        held_back,
         feature_names: metadata.feature_names.clone(),
         settings: metadata.settings.clone(),
         trained_at: metadata.trained_at,

@@ -3,6 +3,7 @@
 //!
 //! * `record`: the data stored of a model
 //! * `format`: encoding and decoding of a record
+//! * `format_1`: what the first format holds
 //! * `name`: names of models
 //! * `version`: versions, and outcomes of operations on them
 //! * `layout`: paths of objects
@@ -49,6 +50,7 @@
 mod error;
 mod folder;
 mod format;
+mod format_1;
 mod layout;
 mod name;
 mod open;
@@ -79,7 +81,7 @@ use self::reports::Reports;
 pub use error::{EncodeError, FormatError, ReadError, StoreError};
 pub use format::{MetadataPrefix, decode, decode_metadata, encode};
 pub use name::{ModelName, NameError};
-pub use record::{Metadata, ModelSettings, Record};
+pub use record::{Drift, Metadata, ModelSettings, Record};
 pub use version::{Poll, Version, WriteOutcome};
 
 /// Size of the largest version, in bytes. A request can make models of some 10 MB, and 100,000
@@ -299,7 +301,7 @@ impl Store {
                 Err(_) => MetadataPrefix::Absent,
             };
             match prefix {
-                MetadataPrefix::Complete(metadata) => return Ok(metadata),
+                MetadataPrefix::Complete(metadata) => return Ok(*metadata),
                 MetadataPrefix::Needs(bytes) if bytes as u64 > length => length = bytes as u64,
                 _ => return Ok(self.read(name, version).await?.metadata()),
             }

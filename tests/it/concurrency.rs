@@ -43,6 +43,7 @@ fn name(name: &str) -> ModelName {
 fn training(samples: Array2<f64>) -> TrainingRequest {
     TrainingRequest {
         samples,
+        runs: Vec::new(),
         feature_names: Vec::new(),
         settings: ModelSettings::default(),
     }

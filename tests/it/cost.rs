@@ -38,6 +38,7 @@ fn name(name: &str) -> ModelName {
 fn training(seed: u64) -> TrainingRequest {
     TrainingRequest {
         samples: readings(seed, 50, 1),
+        runs: Vec::new(),
         feature_names: Vec::new(),
         settings: ModelSettings::default(),
     }

@@ -201,6 +201,10 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
             "/models/named/retrain",
             r#"{"samples": [], "contamination": 1}"#,
         ),
+        (
+            "/models/named/retrain",
+            r#"{"samples": [], "drift": "keep"}"#,
+        ),
         ("/models/named/retrain", r#"{"samples": []}"#),
         (
             "/models/costly/retrain",

@@ -2,8 +2,10 @@
 //! `cargo test --test it durability::`.
 //!
 //! * `forest`, `detector`, `store`, `stored_format`, `concurrency`: the library
+//! * `distance`: distances, windows and held-back thresholds against a reference in numpy
 //! * `cost`: bounds on the work that requests ask for
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
+//! * `window_streams`: predictions of windowed models, through the router
 //! * `program`, `durability`, `cluster`, `untrusted_store`, `loading`, `memory`: the real binary
 //! * `access`: who may do what, through the router and the real binary
 //! * `examples`, `docs`: what the documents and the examples show
@@ -14,6 +16,7 @@ mod cluster;
 mod concurrency;
 mod cost;
 mod detector;
+mod distance;
 mod docs;
 mod durability;
 mod error_codes;
@@ -31,3 +34,4 @@ mod store;
 mod stored_format;
 mod support;
 mod untrusted_store;
+mod window_streams;

@@ -16,6 +16,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::support::data::{params, readings};
 use crate::support::folder::Folder;
@@ -29,6 +30,8 @@ pub(crate) fn record() -> Record {
         .random_state(11);
     Record {
         detector: Detector::fit(&params, readings(3, 20, 2)).expect("valid readings"),
+        window: None,
+        held_back: None,
         feature_names: vec!["vibration".to_owned(), "in °C".to_owned()],
         settings: ModelSettings {
             contamination: Some(0.1),
@@ -37,10 +40,43 @@ pub(crate) fn record() -> Record {
             random_state: Some(11),
             out_of_range: Some(OutOfRange::Anomaly),
             out_of_range_margin: Some(0.25),
+            ..ModelSettings::default()
         },
         trained_at: 1_795_000_000_123,
         restored_from: Some(7),
     }
+}
+
+/// The settings of format 1.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings1 {
+    pub(crate) contamination: Option<f64>,
+    pub(crate) n_estimators: Option<usize>,
+    pub(crate) max_samples: Option<MaxSamples>,
+    pub(crate) random_state: Option<u32>,
+    pub(crate) out_of_range: Option<OutOfRange>,
+    pub(crate) out_of_range_margin: Option<f64>,
+}
+
+/// A record as format 1 has it, in postcard's encoding.
+pub(crate) fn encode_record_1(record: &Record) -> Vec<u8> {
+    let settings = record.settings.clone();
+    let settings = Settings1 {
+        contamination: settings.contamination,
+        n_estimators: settings.n_estimators,
+        max_samples: settings.max_samples,
+        random_state: settings.random_state,
+        out_of_range: settings.out_of_range,
+        out_of_range_margin: settings.out_of_range_margin,
+    };
+    let fields = (
+        &record.detector,
+        &record.feature_names,
+        settings,
+        record.trained_at,
+        record.restored_from,
+    );
+    postcard::to_extend(&fields, Vec::new()).expect("whole")
 }
 
 fn name(name: &str) -> ModelName {

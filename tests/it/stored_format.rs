@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::BoxStream;
-use iforest_server::detector::Detector;
+use iforest_server::detector::{Detector, FitOptions, Fitted, OutOfRange};
 use iforest_server::forest::IsolationForest;
 use iforest_server::store::{
-    self, FormatError, MetadataPrefix, ModelName, ReadError, Record, Store, decode_metadata,
+    self, Drift, FormatError, MetadataPrefix, ModelName, ModelSettings, ReadError, Record, Store,
+    decode_metadata,
 };
 use ndarray::Array2;
 use object_store::memory::InMemory;
@@ -19,8 +20,8 @@ use object_store::{
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use crate::store::record;
-use crate::support::data::RECORDED_SCORES;
+use crate::store::{encode_record_1, record};
+use crate::support::data::{RECORDED_SCORES, params, readings};
 
 fn golden(format: u32) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -41,7 +42,7 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
 /// A record in format 1, as earlier versions of the program wrote it.
 fn format_1(record: &Record) -> Vec<u8> {
     let line = b"iforest-server model 1\n".to_vec();
-    sealed(postcard::to_extend(record, line).expect("whole"))
+    sealed([line, encode_record_1(record)].concat())
 }
 
 /// A version of format 2 without its checksum, followed by a section.
@@ -168,7 +169,7 @@ fn metadata_are_read_from_the_first_bytes_and_any_damage_of_them_is_found() {
     }
     for cut in [length, length + 1, whole.len()] {
         match decode_metadata(&whole[..cut]) {
-            MetadataPrefix::Complete(read) => assert!(!RECORDED_SCORES || read == metadata),
+            MetadataPrefix::Complete(read) => assert!(!RECORDED_SCORES || *read == metadata),
             other => panic!("{cut} bytes: {other:?}"),
         }
     }
@@ -311,4 +312,142 @@ async fn reading_metadata_takes_one_read_of_a_few_kib() {
     }
     let missing = store.read_metadata(&model, 9).await;
     assert!(matches!(missing, Err(ReadError::Missing)), "{missing:?}");
+}
+
+/// A model with everything that format 2 has sections for.
+fn windowed_record() -> Record {
+    let options = FitOptions {
+        distance: true,
+        false_alarm_rate: Some(0.01),
+        window: Some(4),
+        ..FitOptions::default()
+    };
+    let params = params().n_estimators(3).random_state(11);
+    let fitted = Fitted::fit(&params, &options, readings(3, 90, 2)).expect("valid readings");
+    Record {
+        detector: fitted.detector,
+        window: fitted.window,
+        held_back: fitted.held_back,
+        settings: ModelSettings {
+            out_of_range: Some(OutOfRange::Distance),
+            false_alarm_rate: Some(0.01),
+            window: Some(4),
+            drift: Some(Drift::Keep),
+            ..record().settings
+        },
+        ..record()
+    }
+}
+
+/// The names and contents of sections.
+type Sections = Vec<(String, Vec<u8>)>;
+
+/// The sections after the metadata block.
+fn sections(bytes: &[u8]) -> Sections {
+    let mut sections = Vec::new();
+    let start = bytes.windows(9).position(|part| part == b"detector ");
+    let mut rest = &bytes[start.expect("the section")..bytes.len() - 4];
+    while !rest.is_empty() {
+        let name_end = rest.iter().position(|&byte| byte == b' ').expect("a name");
+        let name = String::from_utf8(rest[..name_end].to_vec()).expect("a name");
+        let length = std::str::from_utf8(&rest[name_end + 1..name_end + 11]).expect("a length");
+        let content = name_end + 12;
+        let end = content + length.parse::<usize>().expect("a length");
+        sections.push((name, rest[content..end].to_vec()));
+        rest = &rest[end + 1..];
+    }
+    sections
+}
+
+// An earlier release reads the metadata of all models, and names those that it cannot serve: their
+// sections are unknown to it. A plain model has no such section.
+#[test]
+fn models_with_new_settings_have_sections_that_earlier_releases_name() {
+    let names = |record: &Record| {
+        let sections = sections(&store::encode(record).expect("whole"));
+        let names = sections.into_iter().map(|(name, _)| name);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&record()), ["detector"]);
+    let all = windowed_record();
+    assert_eq!(names(&all), ["detector", "distance", "held-back", "window"]);
+
+    let bytes = store::encode(&all).expect("whole");
+    assert_eq!(store::decode(&bytes), Ok(all.clone()));
+    let MetadataPrefix::Complete(metadata) = decode_metadata(&bytes) else {
+        panic!("the metadata are there");
+    };
+    assert_eq!(*metadata, all.metadata());
+    assert_eq!((metadata.features, metadata.samples), (2, 90));
+
+    // The values that an earlier release knows are all that its fields have.
+    let lines: Vec<&[u8]> = bytes.splitn(3, |&byte| byte == b'\n').collect();
+    let json = &lines[1]["metadata 0000000000 ".len()..];
+    let json: serde_json::Value = serde_json::from_slice(json).expect("JSON");
+    assert!(json["settings"]["out_of_range"].is_null());
+    assert_eq!(json["settings"]["distance"], true);
+}
+
+// The checksum of these is right.
+#[test]
+fn crafted_sections_are_refused() {
+    let all = windowed_record();
+    let whole = store::encode(&all).expect("whole");
+    let block = whole.len() - 4 - {
+        let sections = sections(&whole);
+        let lengths = sections
+            .iter()
+            .map(|(name, content)| name.len() + 13 + content.len());
+        lengths.sum::<usize>()
+    };
+    let build = |change: &dyn Fn(&mut Sections)| {
+        let mut parts = sections(&whole);
+        change(&mut parts);
+        let mut bytes = whole[..block].to_vec();
+        for (name, content) in parts {
+            bytes.extend(format!("{name} {:010} ", content.len()).into_bytes());
+            bytes.extend(content);
+            bytes.push(b'\n');
+        }
+        store::decode(&sealed(bytes))
+    };
+    assert_eq!(build(&|_| {}), Ok(all.clone()));
+    let damaged = |change: &dyn Fn(&mut Sections)| {
+        let decoded = build(change);
+        assert!(
+            matches!(decoded, Err(FormatError::Damaged(_))),
+            "{decoded:?}"
+        );
+    };
+    for section in 1..4 {
+        // Parts that are missing, twice, cut short, or of another model.
+        damaged(&|parts| parts.insert(section, parts[section].clone()));
+        damaged(&|parts| {
+            parts[section].1.pop();
+        });
+        damaged(&|parts| parts[section].1.push(0));
+        damaged(&|parts| parts[section].1.clear());
+    }
+    damaged(&|parts| drop(parts.remove(1)));
+    damaged(&|parts| drop(parts.remove(3)));
+    // An end of a box that is not a number, and one that is out of order.
+    for bits in [
+        f32::NAN.to_bits(),
+        f32::MAX.to_bits(),
+        f32::NEG_INFINITY.to_bits(),
+    ] {
+        damaged(&|parts| {
+            let content = &mut parts[1].1;
+            let first_least = content.len() - 4 * all.metadata().box_values;
+            content[first_least..first_least + 4].copy_from_slice(&bits.to_le_bytes());
+        });
+    }
+    // A false-alarm rate of 2.
+    damaged(&|parts| parts[2].1[..8].copy_from_slice(&2f64.to_le_bytes()));
+    // No byte makes a decoder panic.
+    for section in 1..4 {
+        for position in 0..sections(&whole)[section].1.len().min(400) {
+            let _ = build(&|parts| parts[section].1[position] ^= 0x81);
+        }
+    }
 }

@@ -100,6 +100,18 @@ pub(super) fn fields_of<'a>(
     json.deserialize_map(ByName(positions)).ok()
 }
 
+/// A field that is true or false; false if it is missing or null.
+pub(super) fn flag(field: &'static str, raw: Option<&RawValue>) -> Result<bool, ApiError> {
+    match raw.map(|raw| (raw, raw.get())) {
+        None | Some((_, "null" | "false")) => Ok(false),
+        Some((_, "true")) => Ok(true),
+        Some((raw, _)) => {
+            let expected = "must be true or false";
+            Err(unexpected(ErrorCode::WrongType, field, expected, raw))
+        }
+    }
+}
+
 pub(super) fn missing(field: &'static str, example: &str) -> ApiError {
     ApiError::unprocessable(
         ErrorCode::MissingField,

@@ -2,6 +2,7 @@
 //!
 //! * `json`: JSON values as Python reads them
 //! * `predict_request`, `retrain_request`, `rollback_request`: request bodies
+//! * `windowed_request`: the body of a prediction of a windowed model
 //! * `samples`: the readings of a retrain
 //! * `response`: response bodies but errors
 
@@ -11,13 +12,16 @@ mod response;
 mod retrain_request;
 mod rollback_request;
 mod samples;
+mod windowed_request;
 
 pub(super) use predict_request::{PredictRequest, parse_rows, parse_values};
 pub(super) use response::{
     ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Reading,
-    prediction, predictions, retrained,
+    WindowedPrediction, explained_predictions, prediction, predictions, retrained,
+    windowed_predictions,
 };
 pub(super) use retrain_request::{
     estimate_flask_retrain, estimate_retrain, parse_flask_retrain, parse_retrain,
 };
 pub(super) use rollback_request::parse_rollback;
+pub(super) use windowed_request::{WindowedForm, WindowedRequest, parse_windowed};

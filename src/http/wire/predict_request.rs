@@ -19,6 +19,14 @@ pub(in crate::http) enum PredictRequest<R> {
 }
 
 impl<R> PredictRequest<R> {
+    /// The number of readings.
+    pub(in crate::http) fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(readings) => readings.len(),
+        }
+    }
+
     /// The same request with its readings converted.
     pub(in crate::http) fn map<S>(self, convert: impl Fn(R) -> S) -> PredictRequest<S> {
         match self {
@@ -30,26 +38,31 @@ impl<R> PredictRequest<R> {
     }
 }
 
-/// Parses a request whose readings are numbers.
-pub(in crate::http) fn parse_values(body: &[u8]) -> Result<PredictRequest<f64>, ApiError> {
+/// Parses a request whose readings are numbers, and whether it asks for an explanation.
+pub(in crate::http) fn parse_values(body: &[u8]) -> Result<(PredictRequest<f64>, bool), ApiError> {
     parse(body, r#"{"value": 2.5}"#, |raw, place| {
         json::number(raw).map_err(|error| error.at(place, raw))
     })
 }
 
-/// Parses a request for a model of `features` features, which have `names` or none.
+/// Parses a request for a model of `features` features, which have `names` or none, and whether it
+/// asks for an explanation.
 pub(in crate::http) fn parse_rows(
     body: &[u8],
     features: usize,
     names: &[String],
-) -> Result<PredictRequest<Vec<f64>>, ApiError> {
-    let example = match features {
-        1 => r#"{"value": 2.5}"#,
-        _ => r#"{"value": [2.5, 3.5]}"#,
-    };
-    parse(body, example, |raw, place| {
+) -> Result<(PredictRequest<Vec<f64>>, bool), ApiError> {
+    parse(body, example(features), |raw, place| {
         parse_row(raw, place, features, names)
     })
+}
+
+/// An example of a request for a model of so many features.
+pub(super) fn example(features: usize) -> &'static str {
+    match features {
+        1 => r#"{"value": 2.5}"#,
+        _ => r#"{"value": [2.5, 3.5]}"#,
+    }
 }
 
 /// Parses one reading: a list, an object by the features' names, or a number for one feature.
@@ -143,29 +156,35 @@ fn listed(names: &[String]) -> String {
     format!("{}{more}", names.join(", "))
 }
 
-/// Parses `value`, or else `values`.
+/// Parses `value`, or else `values`; and `explain`.
 fn parse<R>(
     body: &[u8],
     example: &str,
     parse_reading: impl Fn(&RawValue, Place) -> Result<R, ApiError>,
-) -> Result<PredictRequest<R>, ApiError> {
+) -> Result<(PredictRequest<R>, bool), ApiError> {
     let text = json::decode(body)?;
-    match json::fields(&text, ["value", "values"], example)? {
-        [Some(raw), _] => Ok(PredictRequest::One(parse_reading(raw, "value".into())?)),
-        [None, Some(raw)] => {
-            let items = json::items(raw).ok_or_else(|| json::not_a_list("values", raw))?;
-            let count = items.len();
-            if count > MAX_VALUES {
-                let message = format!("values must hold at most {MAX_VALUES} numbers, got {count}");
-                return Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("values"));
-            }
-            items
+    let [value, values, explain] = json::fields(&text, ["value", "values", "explain"], example)?;
+    let request = match (value, values) {
+        (Some(raw), _) => PredictRequest::One(parse_reading(raw, "value".into())?),
+        (None, Some(raw)) => PredictRequest::Many(
+            items_of_values(raw)?
                 .into_iter()
                 .enumerate()
                 .map(|(i, raw)| parse_reading(raw, Place::item("values", i)))
-                .collect::<Result<_, _>>()
-                .map(PredictRequest::Many)
-        }
-        [None, None] => Err(json::missing("value", example)),
+                .collect::<Result<_, _>>()?,
+        ),
+        (None, None) => return Err(json::missing("value", example)),
+    };
+    Ok((request, json::flag("explain", explain)?))
+}
+
+/// The readings of `values`, of which there may not be too many.
+pub(super) fn items_of_values(raw: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
+    let items = json::items(raw).ok_or_else(|| json::not_a_list("values", raw))?;
+    let count = items.len();
+    if count > MAX_VALUES {
+        let message = format!("values must hold at most {MAX_VALUES} numbers, got {count}");
+        return Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("values"));
     }
+    Ok(items)
 }

@@ -5,15 +5,18 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::detector::{OutOfRange, Prediction};
+use crate::detector::{Contribution, Judgement, OutOfRange, Prediction, View, Window};
 use crate::http::place::Place;
 use crate::registry::{ServedModel, Summary};
-use crate::store::ModelName;
+use crate::store::{Drift, ModelName};
 
 /// A reading, or its scaled values: a number, or a list of numbers.
 pub(in crate::http) trait Reading {
     /// Writes it as JSON.
     fn push(&self, body: &mut String);
+
+    /// The value of each feature.
+    fn values(&self) -> &[f64];
 
     /// The value of a feature.
     fn value(&self, feature: usize) -> f64;
@@ -27,6 +30,10 @@ impl Reading for f64 {
         push_float(body, *self);
     }
 
+    fn values(&self) -> &[f64] {
+        std::slice::from_ref(self)
+    }
+
     fn value(&self, _: usize) -> f64 {
         *self
     }
@@ -38,14 +45,11 @@ impl Reading for f64 {
 
 impl Reading for Vec<f64> {
     fn push(&self, body: &mut String) {
-        body.push('[');
-        for (i, value) in self.iter().enumerate() {
-            if i > 0 {
-                body.push(',');
-            }
-            push_float(body, *value);
-        }
-        body.push(']');
+        push_list(body, self);
+    }
+
+    fn values(&self) -> &[f64] {
+        self
     }
 
     fn value(&self, feature: usize) -> f64 {
@@ -83,8 +87,17 @@ pub(in crate::http) fn predictions<R: Reading>(
 }
 
 fn push_prediction<R: Reading>(body: &mut String, reading: &R, prediction: &Prediction<R>) {
+    push_score(body, prediction);
+    push_judged(body, reading, prediction);
+}
+
+fn push_score<R>(body: &mut String, prediction: &Prediction<R>) {
     body.push_str("{\"anomaly_score\":");
     push_float(body, prediction.anomaly_score);
+}
+
+/// The rest of a prediction, after its score.
+fn push_judged<R: Reading>(body: &mut String, reading: &R, prediction: &Prediction<R>) {
     body.push_str(",\"input_value\":");
     reading.push(body);
     body.push_str(match prediction.out_of_range {
@@ -103,6 +116,136 @@ fn push_prediction<R: Reading>(body: &mut String, reading: &R, prediction: &Pred
     } else {
         ",\"status\":\"Normal Behaviour\"}"
     });
+}
+
+/// The response to readings with an explanation: to the only one, or to a list.
+pub(in crate::http) fn explained_predictions<R: Reading>(
+    readings: &[R],
+    explained: &[(Prediction<R>, Vec<Contribution>)],
+    names: &[String],
+    is_list: bool,
+) -> Vec<u8> {
+    let readings = readings.iter().zip(explained);
+    list(
+        is_list,
+        readings,
+        |body, (reading, (prediction, contributions))| {
+            push_score(body, prediction);
+            push_contributions(body, contributions, names);
+            push_judged(body, reading, prediction);
+        },
+    )
+}
+
+/// A prediction of a windowed model.
+pub(in crate::http) struct WindowedPrediction<'a> {
+    pub(in crate::http) reading: &'a [f64],
+    pub(in crate::http) scaled: &'a [f64],
+    pub(in crate::http) is_outside: bool,
+    /// `None` while the model is warming up.
+    pub(in crate::http) judgement: Option<&'a Judgement>,
+    /// `None` where the request has the window.
+    pub(in crate::http) alarm: Option<bool>,
+}
+
+/// The response of a windowed model: to one reading, or to a list. `names` are those of its features
+/// if the request asks for an explanation.
+pub(in crate::http) fn windowed_predictions<'a>(
+    predictions: impl IntoIterator<Item = WindowedPrediction<'a>>,
+    names: Option<&[String]>,
+    is_list: bool,
+) -> Vec<u8> {
+    list(is_list, predictions, |body, prediction| {
+        push_windowed(body, &prediction, names);
+    })
+}
+
+fn push_windowed(body: &mut String, prediction: &WindowedPrediction<'_>, names: Option<&[String]>) {
+    let push_values = |body: &mut String, values: &[f64]| match values {
+        [value] => push_float(body, *value),
+        values => push_list(body, values),
+    };
+    body.push_str(match prediction.alarm {
+        None => "{\"anomaly_score\":",
+        Some(true) => "{\"alarm\":true,\"anomaly_score\":",
+        Some(false) => "{\"alarm\":false,\"anomaly_score\":",
+    });
+    match prediction.judgement {
+        None => body.push_str("null"),
+        Some(judgement) => push_float(body, judgement.anomaly_score),
+    }
+    if let Some(names) = names {
+        let contributions = prediction
+            .judgement
+            .and_then(|judgement| judgement.contributions.as_deref());
+        match contributions {
+            Some(contributions) => push_contributions(body, contributions, names),
+            None => body.push_str(",\"contributions\":null"),
+        }
+    }
+    body.push_str(",\"input_value\":");
+    push_values(body, prediction.reading);
+    body.push_str(match prediction.is_outside {
+        true => ",\"out_of_range\":true",
+        false => ",\"out_of_range\":false",
+    });
+    let (label, status) = match prediction.judgement {
+        None => ("0", "Warming Up"),
+        Some(judgement) if judgement.is_anomaly => ("1", "Anomaly Detected"),
+        Some(_) => ("0", "Normal Behaviour"),
+    };
+    let _ = write!(body, ",\"prediction\":{label},\"scaled_value\":");
+    push_values(body, prediction.scaled);
+    let _ = write!(body, ",\"status\":\"{status}\"}}");
+}
+
+/// Writes the contributions, the greatest share first.
+fn push_contributions(body: &mut String, contributions: &[Contribution], names: &[String]) {
+    let mut contributions: Vec<&Contribution> = contributions.iter().collect();
+    contributions.sort_by(|a, b| b.share.total_cmp(&a.share));
+    body.push_str(",\"contributions\":[");
+    for (i, contribution) in contributions.into_iter().enumerate() {
+        body.push_str(if i > 0 {
+            ",{\"feature\":"
+        } else {
+            "{\"feature\":"
+        });
+        match names.get(contribution.feature) {
+            // A string always has a JSON form.
+            Some(name) => body.push_str(&serde_json::to_string(name).unwrap_or_default()),
+            None => {
+                let _ = write!(body, "{}", contribution.feature);
+            }
+        }
+        body.push_str(",\"share\":");
+        push_float(body, contribution.share);
+        body.push_str(match contribution.view {
+            View::Value => ",\"view\":\"value\"}",
+            View::Level => ",\"view\":\"level\"}",
+            View::Spread => ",\"view\":\"spread\"}",
+        });
+    }
+    body.push(']');
+}
+
+/// The response to one reading, or to a list of them.
+fn list<T>(
+    is_list: bool,
+    items: impl IntoIterator<Item = T>,
+    push: impl Fn(&mut String, T),
+) -> Vec<u8> {
+    let mut body = String::with_capacity(200);
+    if is_list {
+        body.push_str("{\"predictions\":[");
+    }
+    for (i, item) in items.into_iter().enumerate() {
+        if i > 0 {
+            body.push(',');
+        }
+        push(&mut body, item);
+    }
+    body.push_str(if is_list { "]}\n" } else { "\n" });
+    body.into_bytes()
 }
 
 /// The response of server.py's /retrain.
@@ -146,7 +289,13 @@ pub(in crate::http) struct ModelInfo {
     features: usize,
     feature_names: Option<Vec<String>>,
     samples_used: usize,
-    contamination: f64,
+    contamination: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    false_alarm_rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drift: Option<Drift>,
     n_estimators: usize,
     max_samples: usize,
     random_state: u32,
@@ -163,16 +312,22 @@ pub(in crate::http) struct ModelInfo {
 
 impl ModelInfo {
     pub(in crate::http) fn new(name: &ModelName, model: &ServedModel) -> Self {
-        let detector = &model.detector;
-        let forest = detector.forest();
-        let ranges = detector.normal_ranges();
+        let forest = model.detector.forest();
+        let held_back = model.held_back;
+        let ranges = model.normal_ranges();
         let names = &model.feature_names;
         Self {
             name: name.to_string(),
-            features: forest.n_features(),
+            features: model.features(),
             feature_names: (!names.is_empty()).then(|| names.clone()),
-            samples_used: forest.n_samples(),
-            contamination: forest.hyperparams().contamination(),
+            samples_used: model.samples(),
+            contamination: match held_back {
+                Some(_) => None,
+                None => Some(forest.hyperparams().contamination()),
+            },
+            false_alarm_rate: held_back.map(|held_back| held_back.false_alarm_rate),
+            window: model.window.as_ref().map(Window::size),
+            drift: model.settings.drift,
             n_estimators: forest.hyperparams().n_estimators(),
             max_samples: forest.max_samples(),
             random_state: forest.random_state(),
@@ -183,7 +338,7 @@ impl ModelInfo {
             version: model.version_number(),
             restored_from: model.restored_from,
             training_ranges: {
-                let ranges = detector.training_ranges().iter();
+                let ranges = model.training_ranges().iter();
                 ranges.map(|range| [range.low, range.high]).collect()
             },
             normal_ranges: ranges
@@ -219,7 +374,7 @@ impl ModelChanged {
             message,
             name: name.to_string(),
             restored_from: model.restored_from,
-            samples_used: model.detector.forest().n_samples(),
+            samples_used: model.samples(),
             version: model.version_number(),
             warnings: model.warnings(),
         }
@@ -239,6 +394,17 @@ pub(in crate::http) struct ModelVersions {
     pub(in crate::http) name: String,
     pub(in crate::http) served: Option<u64>,
     pub(in crate::http) versions: Vec<u64>,
+}
+
+fn push_list(body: &mut String, values: &[f64]) {
+    body.push('[');
+    for (i, value) in values.iter().enumerate() {
+        if i > 0 {
+            body.push(',');
+        }
+        push_float(body, *value);
+    }
+    body.push(']');
 }
 
 /// Python's `repr` of a finite float: the shortest digits that read back as the same number, of
@@ -286,6 +452,46 @@ mod tests {
             push_float(&mut out, value);
             assert_eq!(out, format!("x{text}"));
         }
+    }
+
+    #[test]
+    fn contributions_are_in_descending_order_and_name_their_features() {
+        let names = ["a \"b\"".to_owned()];
+        let contribution = |feature, view, share| Contribution {
+            feature,
+            view,
+            share,
+        };
+        let judgement = Judgement {
+            anomaly_score: 0.25,
+            is_anomaly: true,
+            contributions: Some(vec![
+                contribution(0, View::Value, 0.0),
+                contribution(1, View::Spread, 0.75),
+                contribution(0, View::Level, 0.25),
+            ]),
+        };
+        let prediction = |judgement| WindowedPrediction {
+            reading: &[2.0],
+            scaled: &[1e-7],
+            is_outside: false,
+            judgement,
+            alarm: None,
+        };
+        let predictions = [prediction(Some(&judgement)), prediction(None)];
+        let body = windowed_predictions(predictions, Some(&names), true);
+        assert_eq!(
+            String::from_utf8_lossy(&body),
+            "{\"predictions\":[{\"anomaly_score\":0.25,\"contributions\":[\
+             {\"feature\":1,\"share\":0.75,\"view\":\"spread\"},\
+             {\"feature\":\"a \\\"b\\\"\",\"share\":0.25,\"view\":\"level\"},\
+             {\"feature\":\"a \\\"b\\\"\",\"share\":0.0,\"view\":\"value\"}],\
+             \"input_value\":2.0,\"out_of_range\":false,\"prediction\":1,\
+             \"scaled_value\":1e-07,\"status\":\"Anomaly Detected\"},\
+             {\"anomaly_score\":null,\"contributions\":null,\"input_value\":2.0,\
+             \"out_of_range\":false,\"prediction\":0,\"scaled_value\":1e-07,\
+             \"status\":\"Warming Up\"}]}\n"
+        );
     }
 
     // A hash of what Python 3.11 writes for 99,980 numbers: any bit pattern, sixteenths, among

@@ -8,14 +8,16 @@ use serde_json::value::RawValue;
 
 use super::json::{self, NumberError};
 use super::samples::{SampleCount, count_samples, most_numbers, parse_flat_samples, parse_samples};
-use crate::detector::OutOfRange;
+use crate::detector::{OutOfRange, is_false_alarm_rate};
 use crate::excerpt::excerpt;
-use crate::forest::{IsolationForestParams, MaxSamples};
+use crate::forest::MaxSamples;
 use crate::http::error::{ApiError, ErrorCode};
-use crate::http::limits::{MAX_FEATURE_NAME, MAX_FEATURES, PARSE_NANOS_PER_BYTE, check_cost};
+use crate::http::limits::{
+    MAX_FEATURE_NAME, MAX_FEATURES, MAX_WINDOW, MIN_WINDOW, PARSE_NANOS_PER_BYTE, check_cost,
+};
 use crate::http::place::Place;
-use crate::registry::{ServedModel, TrainingEstimate, TrainingRequest};
-use crate::store::ModelSettings;
+use crate::registry::{RegistryConfig, ServedModel, TrainingEstimate, TrainingRequest};
+use crate::store::{Drift, ModelSettings};
 
 /// A setting that a retrain may change: its field, and how its JSON is parsed into the settings.
 type Setting = (
@@ -24,7 +26,7 @@ type Setting = (
 );
 
 /// All of them. A new setting needs a row here and a field in [`ModelSettings`].
-const SETTINGS: [Setting; 6] = [
+const SETTINGS: [Setting; 9] = [
     ("contamination", |settings, field, raw| {
         set(&mut settings.contamination, field, raw, finite_number)
     }),
@@ -43,10 +45,19 @@ const SETTINGS: [Setting; 6] = [
     ("out_of_range_margin", |settings, field, raw| {
         set(&mut settings.out_of_range_margin, field, raw, share)
     }),
+    ("false_alarm_rate", |settings, field, raw| {
+        set(&mut settings.false_alarm_rate, field, raw, false_alarm_rate)
+    }),
+    ("window", |settings, field, raw| {
+        set(&mut settings.window, field, raw, window)
+    }),
+    ("drift", |settings, field, raw| {
+        set(&mut settings.drift, field, raw, drift)
+    }),
 ];
 
 /// The fields of a retrain that are no settings.
-const DATA_FIELDS: [&str; 2] = ["samples", "feature_names"];
+const DATA_FIELDS: [&str; 3] = ["samples", "feature_names", "run_lengths"];
 
 /// All fields of a retrain: the data, then the settings.
 const FIELDS: [&str; DATA_FIELDS.len() + SETTINGS.len()] = {
@@ -70,18 +81,25 @@ const EXAMPLE: &str = r#"{"samples": [2.4, 2.5, 2.6]}"#;
 pub(in crate::http) fn parse_retrain(
     body: &[u8],
     model: Option<&ServedModel>,
-    server: &IsolationForestParams,
+    server: &RegistryConfig,
 ) -> Result<TrainingRequest, ApiError> {
     let text = json::decode(body)?;
-    let [samples, feature_names, given @ ..] = json::only_fields(&text, FIELDS, EXAMPLE)?;
+    let [samples, feature_names, run_lengths, given @ ..] =
+        json::only_fields(&text, FIELDS, EXAMPLE)?;
     let settings = parse_settings(given, model)?;
-    settings.params(server).check_ref()?;
+    settings.params(&server.params).check_ref()?;
+    check_settings(&settings, server)?;
     let (names, features) = parse_features(feature_names, model)?;
     let raw = samples.ok_or_else(|| json::missing("samples", EXAMPLE))?;
     let samples = parse_samples(raw, features, &names)?;
     check_cost(&settings, server, samples.dim())?;
+    let runs = match run_lengths {
+        Some(raw) if raw.get() != "null" => parse_run_lengths(raw, &settings, samples.nrows())?,
+        _ => Vec::new(),
+    };
     Ok(TrainingRequest {
         samples,
+        runs,
         feature_names: names,
         settings,
     })
@@ -93,11 +111,11 @@ pub(in crate::http) fn parse_retrain(
 pub(in crate::http) fn estimate_retrain(
     body: &[u8],
     model: Option<&ServedModel>,
-    server: &IsolationForestParams,
+    server: &RegistryConfig,
 ) -> Result<TrainingEstimate, ApiError> {
     let training = || {
         let text = json::decode(body).ok()?;
-        let [samples, feature_names, given @ ..] = json::fields(&text, FIELDS, EXAMPLE).ok()?;
+        let [samples, feature_names, _, given @ ..] = json::fields(&text, FIELDS, EXAMPLE).ok()?;
         let (_, features) = parse_features(feature_names, model).ok()?;
         let settings = parse_settings(given, model).ok()?;
         let SampleCount { rows, numbers } = count_samples(samples?);
@@ -112,7 +130,7 @@ pub(in crate::http) fn estimate_retrain(
 pub(in crate::http) fn estimate_flask_retrain(
     body: &[u8],
     model: Option<&ServedModel>,
-    server: &IsolationForestParams,
+    server: &RegistryConfig,
 ) -> Result<TrainingEstimate, ApiError> {
     let training = || {
         let text = json::decode(body).ok()?;
@@ -124,12 +142,12 @@ pub(in crate::http) fn estimate_flask_retrain(
 
 fn check_estimate(
     body: &[u8],
-    server: &IsolationForestParams,
+    server: &RegistryConfig,
     training: Option<(ModelSettings, (usize, usize))>,
 ) -> Result<TrainingEstimate, ApiError> {
     let parsing = (body.len() as u64).saturating_mul(PARSE_NANOS_PER_BYTE);
     let training = match training {
-        Some((settings, shape)) if settings.params(server).check_ref().is_ok() => {
+        Some((settings, shape)) if settings.params(&server.params).check_ref().is_ok() => {
             check_cost(&settings, server, shape)?
         }
         _ => 0,
@@ -155,7 +173,51 @@ fn parse_settings(
             parse(&mut settings, field, raw)?;
         }
     }
+    let is_given = |name: &str| {
+        let mut fields = SETTINGS.iter().zip(given);
+        fields.any(|(&(field, _), raw)| field == name && raw.is_some_and(|raw| raw.get() != "null"))
+    };
+    if is_given("contamination") {
+        if is_given("false_alarm_rate") || settings.window.is_some() {
+            let other = if is_given("false_alarm_rate") {
+                "false_alarm_rate"
+            } else {
+                "window"
+            };
+            return Err(conflict(
+                "contamination",
+                &format!(
+                    "must not be given with {other}, whose threshold comes from readings that are held \
+                 back"
+                ),
+            ));
+        }
+        // The threshold comes from one of the two, and the one that is given counts.
+        settings.false_alarm_rate = None;
+    }
     Ok(settings)
+}
+
+/// Refuses settings that contradict each other.
+fn check_settings(settings: &ModelSettings, server: &RegistryConfig) -> Result<(), ApiError> {
+    let has_margin = settings
+        .out_of_range_margin
+        .is_some_and(|margin| margin > 0.0);
+    if has_margin && settings.out_of_range(server.out_of_range) == OutOfRange::Distance {
+        return Err(conflict(
+            "out_of_range_margin",
+            "must not be given where out_of_range is \"distance\", because there the score grows from \
+             the training range on; set it to null",
+        ));
+    }
+    if settings.drift.is_some() && settings.window.is_none() {
+        return Err(conflict("drift", "needs a window"));
+    }
+    Ok(())
+}
+
+fn conflict(field: &'static str, problem: &str) -> ApiError {
+    ApiError::unprocessable(ErrorCode::Conflict, format!("{field} {problem}")).at(field)
 }
 
 /// The names of the features, and their number where it is known.
@@ -171,7 +233,7 @@ fn parse_features(
         // Only naming the features changes their number.
         Some(names.len())
     } else {
-        model.map(|model| model.detector.forest().n_features())
+        model.map(ServedModel::features)
     };
     Ok((names, features))
 }
@@ -239,8 +301,72 @@ fn out_of_range(field: &'static str, raw: &RawValue) -> Result<OutOfRange, ApiEr
         } else {
             ErrorCode::WrongType
         };
-        json::unexpected(code, field, r#"expected "score" or "anomaly""#, raw)
+        let expected = r#"expected "score", "anomaly" or "distance""#;
+        json::unexpected(code, field, expected, raw)
     })
+}
+
+fn false_alarm_rate(field: &'static str, raw: &RawValue) -> Result<f64, ApiError> {
+    let rate = finite_number(field, raw)?;
+    if is_false_alarm_rate(rate) {
+        return Ok(rate);
+    }
+    let expected = "expected a share of normal readings, greater than 0 and at most 0.5";
+    Err(json::unexpected(
+        ErrorCode::OutOfBounds,
+        field,
+        expected,
+        raw,
+    ))
+}
+
+fn window(field: &'static str, raw: &RawValue) -> Result<u32, ApiError> {
+    match raw.get().parse() {
+        Ok(window @ MIN_WINDOW..=MAX_WINDOW) => Ok(window),
+        _ => {
+            let expected =
+                format!("expected a whole number of readings from {MIN_WINDOW} to {MAX_WINDOW}");
+            Err(json::unexpected(
+                json::number_code(raw),
+                field,
+                &expected,
+                raw,
+            ))
+        }
+    }
+}
+
+fn drift(field: &'static str, raw: &RawValue) -> Result<Drift, ApiError> {
+    serde_json::from_str(raw.get()).map_err(|_| {
+        let code = if raw.get().starts_with('"') {
+            ErrorCode::OutOfBounds
+        } else {
+            ErrorCode::WrongType
+        };
+        json::unexpected(code, field, r#"expected "keep" or null"#, raw)
+    })
+}
+
+/// Parses the lengths of the runs that `rows` readings consist of.
+fn parse_run_lengths(
+    raw: &RawValue,
+    settings: &ModelSettings,
+    rows: usize,
+) -> Result<Vec<usize>, ApiError> {
+    const FIELD: &str = "run_lengths";
+    if settings.window.is_none() && settings.false_alarm_rate.is_none() {
+        return Err(conflict(FIELD, "needs a window or a false_alarm_rate"));
+    }
+    let lengths: Vec<usize> = serde_json::from_str(raw.get()).map_err(|_| {
+        let expected = "expected a list of whole numbers, one for each run";
+        json::unexpected(ErrorCode::WrongType, FIELD, expected, raw)
+    })?;
+    let sum = lengths.iter().copied().fold(0, usize::saturating_add);
+    if sum != rows {
+        let message = format!("{FIELD} must add up to the {rows} samples, got {sum}");
+        return Err(ApiError::unprocessable(ErrorCode::OutOfBounds, message).at(FIELD));
+    }
+    Ok(lengths)
 }
 
 fn share(field: &'static str, raw: &RawValue) -> Result<f64, ApiError> {

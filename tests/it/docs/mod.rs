@@ -48,12 +48,20 @@ const UNCHECKED: &[(&str, &str)] = &[
         NEEDS_SERVER_PY,
     ),
     (
+        "target/reference-env/bin/python tests/reference/record_distance.py",
+        "takes minutes; the tests compare with what it recorded",
+    ),
+    (
         "target/reference-env/bin/python tests/reference/compare.py --server path/to/server.py",
         NEEDS_SERVER_PY,
     ),
     (
         "python3 benches/compare/compare.py --server path/to/server.py",
         NEEDS_SERVER_PY,
+    ),
+    (
+        "python3 benches/skab/skab.py SKAB/data",
+        "needs the data of SKAB, which are not part of this repository",
     ),
 ];
 

@@ -4,3 +4,4 @@ mod lifecycle;
 mod limits;
 mod settings;
 mod validation;
+mod windows;

@@ -190,7 +190,7 @@ async fn an_invalid_retrain_is_refused_with_the_reason_and_changes_nothing() {
         (
             r#"{"samples": [[1, 2]], "contaminaton": 0.1}"#,
             422,
-            "there is no field \"contaminaton\"; there are samples, feature_names, contamination",
+            "there is no field \"contaminaton\"; there are samples, feature_names, run_lengths, contamination",
         ),
         (
             r#"{"contamination": 0.1}"#,
@@ -290,7 +290,7 @@ async fn an_invalid_retrain_is_refused_with_the_reason_and_changes_nothing() {
         (
             r#"{"samples": [[1, 2]], "out_of_range": "alarm"}"#,
             422,
-            "out_of_range: expected \"score\" or \"anomaly\", got \"alarm\"",
+            "out_of_range: expected \"score\", \"anomaly\" or \"distance\", got \"alarm\"",
         ),
         (
             r#"{"samples": [[1, 2]], "out_of_range_margin": -0.1}"#,

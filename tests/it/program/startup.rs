@@ -116,6 +116,14 @@ fn a_failed_start_exits_with_an_error_and_a_line_that_says_why() {
         assert!(!output.status.success(), "{arguments:?}");
         assert!(!log.contains("panicked"), "{log}");
     }
+    let contradiction = ["--out-of-range", "distance", "--out-of-range-margin", "0.1"];
+    let output = run(&contradiction);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        log.contains("--out-of-range-margin must not be given"),
+        "{log}"
+    );
+    assert!(!output.status.success());
 }
 
 #[test]

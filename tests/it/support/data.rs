@@ -60,6 +60,8 @@ pub(crate) fn samples(data: &Array2<f64>) -> Value {
 pub(crate) fn encoded(detector: Detector) -> Vec<u8> {
     let record = Record {
         detector,
+        window: None,
+        held_back: None,
         feature_names: Vec::new(),
         settings: ModelSettings::default(),
         trained_at: 1_700_000_000_000,
@@ -123,6 +125,9 @@ pub(crate) struct DataSpec {
     shift: f64,
     #[serde(default)]
     tail: Vec<f64>,
+    /// Columns that become random walks.
+    #[serde(default)]
+    walks: Vec<usize>,
 }
 
 fn one() -> f64 {
@@ -140,6 +145,13 @@ impl DataSpec {
         let first = self.rows - self.tail.len();
         for (i, &value) in self.tail.iter().enumerate() {
             data[(first + i, 0)] = value;
+        }
+        for &column in &self.walks {
+            let mut total = 0.0;
+            for value in data.column_mut(column) {
+                total += *value - 2.5;
+                *value = total;
+            }
         }
         data
     }

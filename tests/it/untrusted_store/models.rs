@@ -6,7 +6,7 @@ use iforest_server::store::{self, FormatError, ModelSettings, Record};
 use ndarray::{Array2, array};
 use serde::{Deserialize, Serialize};
 
-use crate::store::record;
+use crate::store::{Settings1, encode_record_1, record};
 use crate::support::data::{encoded, fit, params, readings};
 use crate::support::folder::{Folder, version_path, write};
 use crate::support::server::Server;
@@ -32,7 +32,7 @@ struct Fields {
     decision_threshold: f64,
     training_ranges: Vec<(f64, f64)>,
     feature_names: Vec<String>,
-    settings: ModelSettings,
+    settings: Settings1,
     trained_at: u64,
     restored_from: Option<u64>,
 }
@@ -41,8 +41,7 @@ const LINE: &[u8] = b"iforest-server model 1\n";
 
 impl Fields {
     fn of(record: &Record) -> Self {
-        let bytes = postcard::to_extend(record, Vec::new()).expect("whole");
-        postcard::from_bytes(&bytes).expect("the same fields in the same order")
+        postcard::from_bytes(&encode_record_1(record)).expect("the same fields in the same order")
     }
 
     /// A forest over two features whose trees were grown from `rows` rows each.
