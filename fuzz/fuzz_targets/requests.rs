@@ -18,13 +18,14 @@ use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 
-const PATHS: [&str; 6] = [
+const PATHS: [&str; 7] = [
     "/predict",
     "/retrain",
     "/models/named/predict",
     "/models/named/retrain",
     "/models/new/retrain",
     "/models/named/rollback",
+    "/models/windowed/predict",
 ];
 
 const NAMED: &str = r#"{"samples": [[1, 2], [2, 1]], "feature_names": ["a", "b"], "n_estimators": 2}"#;
@@ -46,6 +47,15 @@ impl App {
             api: Api::new(Arc::new(registry), ApiConfig::default()),
         };
         let (status, _) = app.post("/models/named/retrain", NAMED.as_bytes());
+        assert_eq!(status, StatusCode::OK);
+        let samples: Vec<String> = (0..60)
+            .map(|i| format!("[{}, {}]", i * 7 % 11, i * i % 13))
+            .collect();
+        let windowed = format!(
+            r#"{{"samples": [{}], "window": 2, "n_estimators": 2}}"#,
+            samples.join(", ")
+        );
+        let (status, _) = app.post("/models/windowed/retrain", windowed.as_bytes());
         assert_eq!(status, StatusCode::OK);
         app
     }

@@ -19,8 +19,8 @@ pub enum OutOfRange {
     /// the greatest one,
     /// [`max_decision`](crate::forest::IsolationForest::max_decision).
     Anomaly,
-    /// The score knows how far outside the training readings the reading is, and grows with the
-    /// distance: see [`IsolationForest::fit_with_distance`](crate::forest::IsolationForest::fit_with_distance).
+    /// The score grows with the distance from the training readings: see
+    /// [`fit_with_distance`](crate::forest::IsolationForestValidParams::fit_with_distance).
     Distance,
 }
 

@@ -5,6 +5,9 @@ mod console;
 mod links;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::folder::Folder;
 
 const NEEDS_SERVER_PY: &str =
     "needs the tutorial's server.py, which is not part of this repository";
@@ -135,6 +138,34 @@ fn every_command_in_the_documents_gives_the_output_they_show() {
         }
     }
     assert!(errors.is_empty(), "\n{}", errors.join("\n\n"));
+}
+
+#[test]
+fn nginx_accepts_the_configuration_in_the_documents() {
+    if !crate::support::tools::available("nginx", &["-v"]) {
+        return;
+    }
+    let text = read(&root().join("docs/operations.md"));
+    let block = text.split("```nginx\n").nth(1).expect("a configuration");
+    let (block, _) = block.split_once("```").expect("its end");
+    let folder = Folder::new();
+    // nginx also opens the socket.
+    let socket = format!("listen unix:{}/socket;", folder.text());
+    assert!(block.contains("listen 5000;"));
+    let block = block.replace("listen 5000;", &socket);
+    let pid = folder.path().join("pid");
+    let whole = format!(
+        "pid {};\nevents {{}}\nhttp {{\naccess_log off;\n{block}}}\n",
+        pid.display()
+    );
+    let file = folder.file("nginx.conf", &whole);
+    let mut nginx = Command::new("nginx");
+    let checked = nginx
+        .args(["-t", "-q", "-e", "stderr", "-c", &file])
+        .output();
+    let checked = checked.expect("it starts");
+    let problem = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{problem}");
 }
 
 #[test]
