@@ -13,7 +13,8 @@ use super::ranges::{BlindSides, NormalRange, OutOfRange, TrainingRange, is_outsi
 use super::scaler::StandardScaler;
 use super::window::View;
 use crate::forest::{
-    FitError, IsolationForest, IsolationForestParams, ScoreError, first_not_finite, percentile,
+    FitError, IsolationForest, IsolationForestParams, ScoreError, check_finite, first_not_finite,
+    percentile,
 };
 
 /// A fitted detector for any number of features.
@@ -117,14 +118,7 @@ impl Detector {
         with_distance: bool,
     ) -> Result<(Self, Array2<f64>), DetectorError> {
         let params = params.check_ref().map_err(FitError::from)?;
-        if let Some((row, feature, value)) = first_not_finite(&readings) {
-            let error = FitError::NotFinite {
-                row,
-                feature,
-                value,
-            };
-            return Err(error.into());
-        }
+        check_finite(&readings)?;
         let scaler = StandardScaler::fit(readings.view())?;
         let training_ranges = readings.axis_iter(Axis(1)).map(TrainingRange::of).collect();
         let scaled = scale(&scaler, readings)?;

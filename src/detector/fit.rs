@@ -11,8 +11,8 @@ use super::held_back::{
 };
 use super::window::{MAX_WINDOW_VALUES, VIEWS, Window, drifting_sensors};
 use crate::forest::{
-    FitError, IsolationForestParams, IsolationForestValidParams, TrainingCost, distance_memory,
-    first_not_finite, fit_memory,
+    FitError, IsolationForestParams, IsolationForestValidParams, TrainingCost, check_finite,
+    distance_memory, fit_memory,
 };
 
 /// How to fit a detector, beyond the parameters of its forest. By default it is a plain one.
@@ -168,14 +168,7 @@ impl Fitted {
             });
         };
         options.check(rate, readings.dim())?;
-        if let Some((row, feature, value)) = first_not_finite(&readings) {
-            let error = FitError::NotFinite {
-                row,
-                feature,
-                value,
-            };
-            return Err(error.into());
-        }
+        check_finite(&readings)?;
         let single_run = [readings.nrows()];
         let runs = match options.runs.as_slice() {
             [] => &single_run,

@@ -14,7 +14,7 @@ use super::hyperparams::{IsolationForestParams, IsolationForestValidParams};
 use super::percentile::percentile;
 use super::random::NumpyRandom;
 use super::tree::{Boxes, Growth, Tree, Trees, are_sound};
-use super::validate::first_not_finite;
+use super::validate::{check_finite, first_not_finite};
 
 /// A fitted isolation forest.
 ///
@@ -378,13 +378,7 @@ impl IsolationForestValidParams {
         if n_features == 0 {
             return Err(FitError::NoFeatures);
         }
-        if let Some((row, feature, value)) = first_not_finite(rows) {
-            return Err(FitError::NotFinite {
-                row,
-                feature,
-                value,
-            });
-        }
+        check_finite(rows)?;
         let max_samples = self.rows_per_tree(n_samples)?;
         if with_boxes {
             if max_samples < 2 {

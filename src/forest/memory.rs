@@ -29,11 +29,7 @@ pub(crate) fn fit_memory(
     rows: usize,
     features: usize,
 ) -> usize {
-    let rows_per_tree = u32::try_from(rows)
-        .ok()
-        .and_then(|rows| params.rows_per_tree(rows).ok())
-        // Such a fit is refused.
-        .unwrap_or(0) as usize;
+    let rows_per_tree = rows_per_tree(params, rows);
     let trees = params.n_estimators();
     let drawn = trees.saturating_mul(rows_per_tree);
     let sorted = if features == 1 && rows <= drawn.saturating_mul(2) {
@@ -66,15 +62,20 @@ pub(crate) fn distance_memory(
     rows: usize,
     features: usize,
 ) -> usize {
-    let rows_per_tree = u32::try_from(rows)
-        .ok()
-        .and_then(|rows| params.rows_per_tree(rows).ok())
-        .unwrap_or(0) as usize;
+    let rows_per_tree = rows_per_tree(params, rows);
     // Half of the nodes have a single row.
     let boxes = nodes(params.n_estimators(), rows_per_tree) / 2;
     let values = boxes.saturating_mul(2 * features);
     // They are encoded too.
     boxes_memory(values).saturating_add(size_of::<f32>().saturating_mul(values))
+}
+
+fn rows_per_tree(params: &IsolationForestValidParams, rows: usize) -> usize {
+    let rows_per_tree = u32::try_from(rows)
+        .ok()
+        .and_then(|rows| params.rows_per_tree(rows).ok());
+    // A fit without is refused.
+    rows_per_tree.unwrap_or(0) as usize
 }
 
 /// The memory to compile boxes of so many numbers, in bytes, the compiled ones included.

@@ -39,4 +39,4 @@ pub(crate) use memory::{boxes_memory, decode_memory, distance_memory, fit_memory
 pub(crate) use percentile::percentile;
 pub(crate) use random::NumpyRandom;
 pub use tree::Tree;
-pub(crate) use validate::first_not_finite;
+pub(crate) use validate::{check_finite, first_not_finite};

@@ -244,7 +244,7 @@ impl ServedModel {
         ))
     }
 
-    /// Names of features for a message; `None` if there are none.
+    /// The names of features, for a message; `None` for no features.
     fn listed(&self, features: Vec<usize>) -> Option<String> {
         let names: Vec<String> = features
             .into_iter()

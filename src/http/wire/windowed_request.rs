@@ -28,7 +28,7 @@ pub(in crate::http) struct WindowedRequest {
     pub(in crate::http) form: WindowedForm,
     /// The values of the readings, one reading after the other.
     pub(in crate::http) readings: Vec<f64>,
-    /// The time of each reading, in milliseconds since 1970; empty if there are none.
+    /// The time of each reading, in milliseconds since 1970; empty if no reading has one.
     pub(in crate::http) times: Vec<Option<i64>>,
     pub(in crate::http) explain: bool,
 }
