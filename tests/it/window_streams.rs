@@ -493,7 +493,7 @@ async fn each_request_of_many_at_once_is_appended_whole_and_once() {
         assert_eq!(own, whole_windows(&app, readings).await);
     }
     assert_eq!(warming_up, WINDOW - 1);
-    // Equal readings with equal times are one reading, whoever sends them.
+    // A reading that several clients send with the same time is appended once.
     let app = self::app().await;
     let body = json!({ "values": pump_readings(2, WINDOW - 1), "times": times(0, WINDOW - 1) });
     let tasks: Vec<_> = (0..REQUESTS)
