@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use super::{MIB, READING, closes, is_closed, post, predict};
-use crate::support::http::{Response, read_response};
+use crate::support::http::{Response, begin_post, read_response};
 use crate::support::server::Server;
 
 /// After a response that does not close the connection, the connection must work.
@@ -189,18 +189,12 @@ fn a_response_during_the_shutdown_says_that_the_connection_ends() {
     let server = Server::start(&[]);
     let mut stream = server.connect();
     assert!(!closes(&predict(&mut stream).expect("a response")));
-    let request = post("/predict", READING.len()) + &READING[..3];
-    stream
-        .write_all(request.as_bytes())
-        .expect("the server reads");
-    // The server has read that by then.
-    predict(&mut server.connect()).expect("a response");
-    std::thread::sleep(Duration::from_millis(100));
+    begin_post(&mut stream, "/predict", READING.len());
     server.signal("TERM");
     server.wait_for_line("stopping");
     std::thread::sleep(Duration::from_millis(100));
     stream
-        .write_all(&READING.as_bytes()[3..])
+        .write_all(READING.as_bytes())
         .expect("the server reads");
     let response = read_response(&mut stream).expect("a response");
     assert_eq!(response.status, 200, "{response:?}");

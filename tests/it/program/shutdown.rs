@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use super::READING;
 use super::load::with_long_batches;
 use crate::support::folder::Folder;
-use crate::support::http::{read_last_response, send_head, send_post};
+use crate::support::http::{begin_post, read_last_response, send_post};
 use crate::support::server::Server;
-
-const PREDICT: &str = "POST /predict HTTP/1.1\r\nContent-Type: application/json";
 
 // A service manager stops the server while Node-RED is in the middle of a request. The request is
 // answered, new connections are refused, and the exit code is 0.
@@ -20,16 +18,12 @@ fn a_stop_completes_the_request_in_flight() {
         let mut server = Server::start(&[]);
         let idle = server.connect();
         let mut stream = server.connect();
-        let (first, rest) = READING.split_at(5);
-        send_head(&mut stream, PREDICT, READING.len()).expect("the server reads");
-        stream
-            .write_all(first.as_bytes())
-            .expect("the server reads");
-        // By the time of this response the server has begun to read the request above.
-        server.post("/predict", READING).ok();
+        begin_post(&mut stream, "/predict", READING.len());
         server.signal(signal);
         server.wait_for_line("stopping");
-        stream.write_all(rest.as_bytes()).expect("the server reads");
+        stream
+            .write_all(READING.as_bytes())
+            .expect("the server reads");
         let response = read_last_response(&mut stream).expect("a response");
         assert_eq!(response.status, 200, "{signal}: {response:?}");
         assert_eq!(server.wait(), Some(0), "{signal}");
@@ -43,10 +37,7 @@ fn a_stop_completes_the_request_in_flight() {
 fn a_stop_takes_bounded_time_and_a_second_signal_is_immediate() {
     let stalled = |server: &Server| {
         let mut stream = server.connect();
-        send_head(&mut stream, PREDICT, 100).expect("the server reads");
-        stream.write_all(b"{").expect("the server reads");
-        server.post("/predict", READING).ok();
-        server.post("/predict", READING).ok();
+        begin_post(&mut stream, "/predict", 100);
         stream
     };
     let mut patient = Server::start(&["--n-estimators", "100000", "--max-samples", "2"]);

@@ -95,6 +95,16 @@ pub(crate) fn send_post(stream: &mut TcpStream, path: &str, body: &str) -> io::R
     send(stream, &head, body.as_bytes())
 }
 
+/// Sends the head of a POST, and returns once the server waits for its body. A connection of which
+/// the server has read nothing is closed at a stop.
+pub(crate) fn begin_post(stream: &mut TcpStream, path: &str, length: usize) {
+    let head = format!("POST {path} HTTP/1.1\r\nContent-Type: {JSON}\r\nExpect: 100-continue");
+    send_head(stream, &head, length).expect("the server reads");
+    let mut response = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut response).expect("a response");
+    assert_eq!(&response[..12], b"HTTP/1.1 100");
+}
+
 /// Writes a request: the head as given, with `Host` and `Content-Length` added, and the body.
 pub(crate) fn send(stream: &mut TcpStream, head: &str, body: &[u8]) -> io::Result<()> {
     send_head(stream, head, body.len())?;
