@@ -19,6 +19,7 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::routing::post;
@@ -126,6 +127,7 @@ fn serve(listener: std::net::TcpListener, router: Router) -> Result<(), Box<dyn 
         None,
         std::future::pending::<()>(),
         server::GRACE_PERIOD,
+        Arc::default(),
     )?;
     Ok(())
 }

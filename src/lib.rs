@@ -37,6 +37,7 @@ mod excerpt;
 pub mod forest;
 pub mod http;
 pub mod memory;
+pub mod metrics;
 pub mod registry;
 pub mod reload;
 pub mod server;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use iforest_server::http::{Api, ApiConfig, ApiKeys};
+use iforest_server::http::{Api, ApiConfig, ApiKeys, StartingApi};
 use iforest_server::registry::{DefaultModel, Registry};
 use iforest_server::reload::{self, Reload};
 use iforest_server::server::Tls;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
+fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     tracing::info!("iforest-server {}", env!("CARGO_PKG_VERSION"));
     // Each connection is a file, and the usual soft limit suits programs with few. Where the system
     // does not allow more, the limit stays.
@@ -71,33 +71,90 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
     let store = Store::open(&config.store)
         .map_err(|error| format!("cannot use the store {}: {error}", config.store))?;
     tracing::info!("models are kept in {store}");
-    let first = match &config.train {
-        Some(path) => {
-            let readings = training_data::from_file(path)?;
-            tracing::info!(
-                "training on {} readings of {}",
-                readings.nrows(),
-                path.display()
-            );
-            DefaultModel::Retrain(readings)
-        }
-        None => {
-            let random_state = config.random_state;
-            DefaultModel::LoadOrTrain(Box::new(move || synthetic(random_state)))
-        }
-    };
     let memory_limit = options.memory_limit;
     tracing::info!("models, trainings and requests take at most {memory_limit}");
-    let registry = Arc::new(Registry::open(store, options, first)?);
-
+    let keys_file = api_keys.clone().map(|keys| keys as Arc<dyn Reload>);
+    let tls_files = tls.clone().map(|tls| tls as Arc<dyn Reload>);
+    reload::watch(keys_file.into_iter().chain(tls_files).collect())?;
+    let api_config = ApiConfig {
+        allowed_origins: config.allowed_origins.clone(),
+        api_keys: api_keys.clone(),
+        body_budget: memory_limit.bodies(),
+        ..ApiConfig::default()
+    };
+    let connections = Arc::clone(&api_config.connections);
+    let stopping = Arc::clone(&api_config.stopping);
     let bound = listener.local_addr()?;
-    let address = callable(bound);
     let scheme = if tls.is_some() { "https" } else { "http" };
+
+    let (api, started) = StartingApi::new();
+    let start = move || {
+        let first = first_model(config)?;
+        let registry = Arc::new(Registry::open(store, options, first)?);
+        // Fails only where the server could not run.
+        let _ = started.send(Some(Api::new(Arc::clone(&registry), api_config)));
+        log_address(bound, scheme, api_keys.as_deref());
+        serving.store(true, Ordering::Relaxed);
+        Ok::<_, Box<dyn Error + Send + Sync>>(registry)
+    };
+    let (failed, failure) = oneshot::channel();
+    let shutdown = async move {
+        tokio::select! {
+            () = stop => {}
+            Ok(()) = failure => {}
+        }
+        stopping.store(true, Ordering::Relaxed);
+    };
+    // Probes are answered while the first model is trained, which may take long.
+    let registry = std::thread::scope(|scope| {
+        let start = move || {
+            start().inspect_err(|_| {
+                let _ = failed.send(());
+            })
+        };
+        let start = std::thread::Builder::new()
+            .name("start".to_owned())
+            .spawn_scoped(scope, start)?;
+        server::run(
+            listener,
+            api,
+            tls,
+            shutdown,
+            server::GRACE_PERIOD,
+            connections,
+        )?;
+        start.join().map_err(|_| "the start panicked")?
+    })?;
+    registry.finish(ANNOUNCE_TIMEOUT);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What to serve as `default` at first.
+fn first_model(config: &Config) -> Result<DefaultModel, training_data::TrainingDataError> {
+    let Some(path) = &config.train else {
+        let random_state = config.random_state;
+        return Ok(DefaultModel::LoadOrTrain(Box::new(move || {
+            synthetic(random_state)
+        })));
+    };
+    let readings = training_data::from_file(path)?;
+    tracing::info!(
+        "training on {} readings of {}",
+        readings.nrows(),
+        path.display()
+    );
+    Ok(DefaultModel::Retrain(readings))
+}
+
+/// Says where the server is, and who may call it.
+fn log_address(bound: SocketAddr, scheme: &str, api_keys: Option<&ApiKeys>) {
+    let address = callable(bound);
     tracing::info!("listening on {bound}, call {scheme}://{address}");
     tracing::info!(
         r#"try: curl -X POST {scheme}://{address}/predict -H "Content-Type: application/json" -d "{{\"value\": 2.5}}""#
     );
-    match &api_keys {
+    match api_keys {
         Some(keys) => tracing::info!("requests need one of {} API keys", keys.count()),
         None if is_local(bound.ip()) => {}
         None => tracing::warn!(
@@ -105,20 +162,6 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error>> {
              --api-keys FILE asks for keys, --host 127.0.0.1 admits this machine only"
         ),
     }
-    let keys_file = api_keys.clone().map(|keys| keys as Arc<dyn Reload>);
-    let tls_files = tls.clone().map(|tls| tls as Arc<dyn Reload>);
-    reload::watch(keys_file.into_iter().chain(tls_files).collect())?;
-    let api_config = ApiConfig {
-        allowed_origins: config.allowed_origins.clone(),
-        api_keys,
-        body_budget: memory_limit.bodies(),
-    };
-    let api = Api::new(Arc::clone(&registry), api_config);
-    serving.store(true, Ordering::Relaxed);
-    server::run(listener, api, tls, stop, server::GRACE_PERIOD)?;
-    registry.finish(ANNOUNCE_TIMEOUT);
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// Keeps the files and folders that are created from users other than the owner: models tell what a

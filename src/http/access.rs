@@ -1,10 +1,9 @@
 //! Who may send which request: keys, and the web pages that may change models.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +12,7 @@ use super::error::ApiError;
 use super::keys::{ApiKeys, KeyList, Role};
 use super::origin::{Origin, OriginCheck};
 use super::paths;
+use super::requests::{client, request_id};
 use crate::registry::Actor;
 
 /// Shortest time between two warnings about refused requests; otherwise any client could fill the
@@ -26,6 +26,8 @@ fn required_role(method: &Method, path: &str) -> Option<Role> {
     match *method {
         // Which methods a path takes is no secret, and browsers ask before they send a key.
         Method::OPTIONS => None,
+        // Supervisors have no key, and learn nothing of the models.
+        Method::GET | Method::HEAD if matches!(path, paths::HEALTH | paths::READY) => None,
         Method::GET | Method::HEAD => Some(Role::Read),
         Method::POST if is_prediction(path) => Some(Role::Read),
         _ => Some(Role::All),
@@ -151,15 +153,9 @@ fn actor(request: &Request) -> Actor {
     let extensions = request.extensions();
     Actor {
         key: extensions.get().map(|KeyName(name)| Arc::clone(name)),
-        address: client(request),
+        address: client(extensions),
+        request_id: request_id(request),
     }
-}
-
-fn client(request: &Request) -> Option<SocketAddr> {
-    request
-        .extensions()
-        .get()
-        .map(|&ConnectInfo(address)| address)
 }
 
 /// Warns of refused requests.
@@ -179,10 +175,12 @@ impl Refusals {
         }
         *last_warned = Some(Instant::now());
         drop(last_warned);
-        let client = client(request).map(tracing::field::display);
+        let client = client(request.extensions()).map(tracing::field::display);
+        let request_id = request_id(request).map(tracing::field::display);
         tracing::warn!(
             who,
             client,
+            request_id,
             method = %request.method(),
             path = request.uri().path(),
             reason,
@@ -210,6 +208,12 @@ mod tests {
             ("GET", "/models", read),
             ("HEAD", "/models/motor", read),
             ("GET", "/models/motor/versions", read),
+            ("GET", "/health", None),
+            ("HEAD", "/ready", None),
+            ("GET", "/health/", read),
+            ("GET", "/version", read),
+            ("GET", "/metrics", read),
+            ("POST", "/health", all),
             ("GET", "/elsewhere", read),
             ("POST", "/retrain", all),
             ("POST", "//retrain", all),

@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use axum::extract::Request;
 use axum::response::Response;
-use axum::routing::future::RouteFuture;
 use axum::{Extension, Router};
 use tower::Service;
 
@@ -14,7 +14,9 @@ use super::access::{KeyCheck, Refusal};
 use super::keys::{ApiKeys, KeyList};
 use super::limits::BODY_BUDGET;
 use super::origin::Origin;
-use super::routes::{cors_and_trace, routes};
+use super::requests::{RequestMetrics, ResponseFuture};
+use super::routes::{routes, with_cors};
+use crate::metrics::ConnectionMetrics;
 use crate::registry::Registry;
 
 /// The settings of the HTTP API. By default every program may do everything, as with server.py, and
@@ -27,6 +29,10 @@ pub struct ApiConfig {
     pub allowed_origins: Vec<Origin>,
     /// The keys that requests must carry.
     pub api_keys: Option<Arc<ApiKeys>>,
+    /// The connections of the server, for `/metrics`.
+    pub connections: Arc<ConnectionMetrics>,
+    /// Set when the server begins to stop, for `/ready`.
+    pub stopping: Arc<AtomicBool>,
 }
 
 impl Default for ApiConfig {
@@ -35,6 +41,8 @@ impl Default for ApiConfig {
             body_budget: BODY_BUDGET,
             allowed_origins: Vec::new(),
             api_keys: None,
+            connections: Arc::default(),
+            stopping: Arc::default(),
         }
     }
 }
@@ -43,6 +51,7 @@ impl Default for ApiConfig {
 #[derive(Debug, Clone)]
 pub struct Api {
     router: Router,
+    requests: Arc<RequestMetrics>,
     keys: Option<(Arc<KeyedAccess>, KeyList)>,
 }
 
@@ -58,22 +67,20 @@ struct KeyedAccess {
 impl Api {
     /// The API with all routes.
     pub fn new(registry: Arc<Registry>, config: ApiConfig) -> Self {
-        let ApiConfig {
-            body_budget,
-            allowed_origins,
-            api_keys,
-        } = config;
-        let keys = api_keys.map(|keys| {
+        let allowed_origins = &config.allowed_origins;
+        let keys = config.api_keys.clone().map(|keys| {
             let refuse = |Extension(refusal): Extension<Refusal>| async move { refusal };
             let refusals = Router::new().fallback(refuse);
             let check = KeyCheck::new(keys);
             let list = check.list();
-            let refusals = cors_and_trace(refusals, &allowed_origins);
+            let refusals = with_cors(refusals, allowed_origins);
             (Arc::new(KeyedAccess { check, refusals }), list)
         });
-        let router = routes(registry, body_budget, allowed_origins.clone());
+        let requests = Arc::<RequestMetrics>::default();
+        let router = routes(registry, &config, Arc::clone(&requests));
         Self {
-            router: cors_and_trace(router, &allowed_origins),
+            router: with_cors(router, allowed_origins),
+            requests,
             keys,
         }
     }
@@ -82,7 +89,7 @@ impl Api {
 impl Service<Request> for Api {
     type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = ResponseFuture;
 
     // A router is always ready.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -90,12 +97,17 @@ impl Service<Request> for Api {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        if let Some((keys, list)) = &mut self.keys
-            && let Err(refusal) = keys.check.check(list, &mut request)
-        {
-            request.extensions_mut().insert(refusal);
-            return keys.refusals.clone().call(request);
-        }
-        self.router.call(request)
+        let in_flight = self.requests.begin(&request);
+        let response = match &mut self.keys {
+            Some((keys, list)) => match keys.check.check(list, &mut request) {
+                Ok(()) => self.router.call(request),
+                Err(refusal) => {
+                    request.extensions_mut().insert(refusal);
+                    keys.refusals.clone().call(request)
+                }
+            },
+            None => self.router.call(request),
+        };
+        ResponseFuture::new(in_flight, response)
     }
 }

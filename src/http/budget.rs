@@ -159,6 +159,11 @@ impl BodyBudget {
         self.0.total.saturating_sub(RECEIVE_BUFFER)
     }
 
+    /// How many bytes are reserved.
+    pub(super) fn used(&self) -> usize {
+        self.bodies().reserved
+    }
+
     /// Reserves memory for a body that is there, or for what it is parsed to.
     pub(super) fn reserve(&self, bytes: usize) -> Result<Reservation, ApiError> {
         self.make_room(&mut self.bodies(), bytes, None)?;
@@ -390,28 +395,24 @@ mod tests {
         body
     }
 
-    fn reserved(budget: &BodyBudget) -> usize {
-        budget.bodies().reserved
-    }
-
     #[test]
     fn memory_is_reserved_as_it_arrives_and_given_back() {
         let budget = BodyBudget::new(1024 * KIB);
         let body = receiving(&budget, 100 * KIB);
-        assert_eq!(reserved(&budget), (7 * 16 + 16) * KIB);
+        assert_eq!(budget.used(), (7 * 16 + 16) * KIB);
         let (bytes, reservation) = body.finish().expect("it was not evicted");
         assert_eq!(bytes, vec![b' '; 100 * KIB]);
-        assert_eq!(reserved(&budget), 100 * KIB);
+        assert_eq!(budget.used(), 100 * KIB);
         let parsed = budget.reserve(924 * KIB).expect("there is room");
         assert_eq!(budget.reserve(1).err(), Some(ApiError::too_many_bodies()));
         drop((reservation, parsed));
-        assert_eq!(reserved(&budget), 0);
+        assert_eq!(budget.used(), 0);
 
         let body = receiving(&budget, KIB);
         let full = body.append(&vec![b' '; 1024 * KIB], 2048 * KIB);
         assert_eq!(full, Err(ApiError::too_many_bodies()));
         drop(body);
-        assert_eq!(reserved(&budget), 0);
+        assert_eq!(budget.used(), 0);
     }
 
     // A body that is announced as large must not take memory that it does not fill; and its bytes
@@ -426,7 +427,7 @@ mod tests {
             let part: Vec<u8> = (0..length).map(|j| (i + j / 7) as u8).collect();
             expected.extend_from_slice(&part);
             body.append(&part, 64 * 1024 * KIB).expect("there is room");
-            let counted = reserved(&budget) - RECEIVE_BUFFER;
+            let counted = budget.used() - RECEIVE_BUFFER;
             assert_eq!(counted, body.body.buffer().capacity());
             let arrived = expected.len();
             assert!(counted >= arrived);
@@ -462,6 +463,6 @@ mod tests {
         let evicted = stalled.finish().err().expect("it was evicted");
         assert!(evicted.to_string().contains("not complete"), "{evicted}");
         drop((oldest, old, first, second));
-        assert_eq!(reserved(&budget), 0);
+        assert_eq!(budget.used(), 0);
     }
 }

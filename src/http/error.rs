@@ -76,6 +76,8 @@ pub(super) enum ErrorCode {
     Damaged,
     /// Too much work is waiting.
     Busy,
+    /// The server is starting or stopping.
+    NotReady,
     /// The store is full or does not answer.
     StoreFailed,
     /// The server is at fault.
@@ -95,6 +97,10 @@ pub(crate) struct ApiError {
     /// In seconds.
     retry_after: Option<u64>,
 }
+
+/// The message of an error response, or the cause that only the log shows.
+#[derive(Debug, Clone)]
+pub(super) struct LoggedError(pub(super) String);
 
 impl ApiError {
     fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
@@ -265,13 +271,17 @@ impl ApiError {
         )
     }
 
+    /// 503: the server is starting or stopping.
+    pub(super) fn not_ready(reason: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NotReady, reason)
+    }
+
     /// A fault of the server. The cause goes to the log, not to the client.
     pub(super) fn internal(cause: &str) -> Self {
-        tracing::error!(cause, "a request failed");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             ErrorCode::Internal,
-            "the server failed at this request; its log says why",
+            cause,
         )
     }
 }
@@ -382,7 +392,10 @@ impl ApiError {
             place: Option<&'a Place>,
         }
         let body = ErrorBody {
-            error: &self.message,
+            error: match self.code {
+                ErrorCode::Internal => "the server failed at this request; its log says why",
+                _ => &self.message,
+            },
             code: self.code,
             place: self.place.as_ref(),
         };
@@ -395,18 +408,17 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        tracing::debug!(
-            status = self.status.as_u16(),
-            error = self.message,
-            "refused"
-        );
         let json = (header::CONTENT_TYPE, "application/json");
         let mut response = (self.status, [json], self.to_json()).into_response();
-        let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
+            let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
+        if self.code == ErrorCode::Internal || tracing::enabled!(tracing::Level::DEBUG) {
+            response.extensions_mut().insert(LoggedError(self.message));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
+            let headers = response.headers_mut();
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response

@@ -25,8 +25,11 @@ mod paths;
 mod place;
 mod predict;
 mod predict_windowed;
+mod probes;
+mod requests;
 mod retrain;
 mod routes;
+mod starting;
 mod state;
 mod wire;
 
@@ -36,3 +39,4 @@ pub(crate) use self::host::check_host;
 pub use self::keys::{ApiKeys, KeyFileError};
 pub use self::limits::{BODY_BUDGET, MAX_PREDICT_BODY, MAX_RETRAIN_BODY};
 pub use self::origin::{Origin, OriginError};
+pub use self::starting::StartingApi;

@@ -9,6 +9,52 @@ use percent_encoding::percent_decode_str;
 
 pub(super) const PREDICT: &str = "/predict";
 pub(super) const RETRAIN: &str = "/retrain";
+pub(super) const MODELS: &str = "/models";
+pub(super) const MODEL: &str = "/models/{name}";
+pub(super) const MODEL_PREDICT: &str = "/models/{name}/predict";
+pub(super) const MODEL_RETRAIN: &str = "/models/{name}/retrain";
+pub(super) const MODEL_ROLLBACK: &str = "/models/{name}/rollback";
+pub(super) const MODEL_VERSIONS: &str = "/models/{name}/versions";
+pub(super) const HEALTH: &str = "/health";
+pub(super) const READY: &str = "/ready";
+pub(super) const VERSION: &str = "/version";
+pub(super) const METRICS: &str = "/metrics";
+
+/// The patterns of all routes. The last one stands for all paths that have no route.
+pub(super) const PATTERNS: [&str; 13] = [
+    PREDICT,
+    RETRAIN,
+    MODEL_PREDICT,
+    MODEL_RETRAIN,
+    MODEL_ROLLBACK,
+    MODEL_VERSIONS,
+    MODELS,
+    MODEL,
+    HEALTH,
+    READY,
+    VERSION,
+    METRICS,
+    "other",
+];
+
+/// The index of a path's pattern in [`PATTERNS`].
+pub(super) fn pattern(path: &str) -> usize {
+    let pattern = match path.strip_prefix("/models/") {
+        Some(rest) => match rest.split_once('/') {
+            None => MODEL,
+            Some((_, "predict")) => MODEL_PREDICT,
+            Some((_, "retrain")) => MODEL_RETRAIN,
+            Some((_, "rollback")) => MODEL_ROLLBACK,
+            Some((_, "versions")) => MODEL_VERSIONS,
+            Some(_) => return PATTERNS.len() - 1,
+        },
+        None => path,
+    };
+    let find = |path| PATTERNS.iter().position(|&pattern| pattern == path);
+    find(pattern)
+        .or_else(|| find(flask_path(path)?))
+        .unwrap_or(PATTERNS.len() - 1)
+}
 
 /// The path of server.py that Flask reads from another spelling.
 pub(super) fn flask_path(path: &str) -> Option<&'static str> {

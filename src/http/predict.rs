@@ -15,7 +15,7 @@ use super::place::Place;
 use super::predict_windowed;
 use super::state::AppState;
 use super::wire::{self, PredictRequest, Reading};
-use crate::detector::{Detector, DetectorError, Prediction};
+use crate::detector::{DetectorError, Prediction};
 use crate::registry::ServedModel;
 use crate::store::ModelName;
 
@@ -66,16 +66,18 @@ async fn predict_with(
     }
     match request {
         request if features == 1 => respond_values(model, request.map(|row| row[0])).await,
-        request @ PredictRequest::One(_) => respond(request, |row| detector.predict_row(row)),
+        request @ PredictRequest::One(_) => {
+            respond(&model, request, |row| detector.predict_row(row))
+        }
         PredictRequest::Many(rows) => {
             if rows.len() * detector.forest().walks_per_row() <= MAX_INLINE_WALKS {
-                return predict_rows(detector, &rows);
+                return predict_rows(&model, &rows);
             }
             // Batches wait for each other, and each reading is held twice: as parsed, and in a matrix.
             let size = size_of::<Vec<f64>>() + 2 * features * size_of::<f64>();
             let waiting = app.bodies.reserve(rows.len() * size)?;
             run_blocking(move || {
-                let response = predict_rows(&model.detector, &rows);
+                let response = predict_rows(&model, &rows);
                 drop(waiting);
                 response
             })
@@ -92,11 +94,11 @@ async fn respond_values(
     let walks_per_row = model.detector.forest().walks_per_row();
     match &request {
         PredictRequest::Many(values) if values.len() * walks_per_row > MAX_INLINE_WALKS => {
-            let predict = move || respond(request, |&value| model.detector.predict(value));
+            let predict = move || respond(&model, request, |&value| model.detector.predict(value));
             // Boxed, so that the usual request does not carry the state of this one.
             Box::pin(run_blocking(predict)).await
         }
-        _ => respond(request, |&value| model.detector.predict(value)),
+        _ => respond(&model, request, |&value| model.detector.predict(value)),
     }
 }
 
@@ -150,7 +152,8 @@ pub(super) async fn run_blocking<T: Send + 'static>(
         .map_err(|error| ApiError::internal(&error.to_string()))?
 }
 
-fn predict_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiError> {
+fn predict_rows(model: &ServedModel, rows: &[Vec<f64>]) -> Result<Response, ApiError> {
+    let detector = &model.detector;
     let features = detector.forest().n_features();
     let values = rows.concat();
     let view = ArrayView2::from_shape((rows.len(), features), &values)
@@ -162,11 +165,24 @@ fn predict_rows(detector: &Detector, rows: &[Vec<f64>]) -> Result<Response, ApiE
         };
         prediction_error(Place::item("values", row), &rows[row], &error)
     })?;
+    count(model, predictions.iter());
     Ok(([JSON], wire::predictions(rows, &predictions)).into_response())
+}
+
+/// Counts predictions by their verdict.
+fn count<'a, R: 'a>(
+    model: &ServedModel,
+    predictions: impl ExactSizeIterator<Item = &'a Prediction<R>>,
+) {
+    let count = predictions.len();
+    let anomalies = predictions.filter(|prediction| prediction.is_anomaly);
+    let anomalies = anomalies.count();
+    model.verdicts.count(count - anomalies, anomalies, 0);
 }
 
 /// Predicts reading by reading.
 fn respond<R: Reading>(
+    model: &ServedModel,
     request: PredictRequest<R>,
     predict: impl Fn(&R) -> Result<Prediction<R>, DetectorError>,
 ) -> Result<Response, ApiError> {
@@ -174,6 +190,7 @@ fn respond<R: Reading>(
         PredictRequest::One(reading) => {
             let prediction = predict(&reading)
                 .map_err(|error| prediction_error("value".into(), &reading, &error))?;
+            count(model, std::iter::once(&prediction));
             Ok(([JSON], wire::prediction(&reading, &prediction)).into_response())
         }
         PredictRequest::Many(readings) => {
@@ -186,6 +203,7 @@ fn respond<R: Reading>(
                     })
                 })
                 .collect::<Result<_, _>>()?;
+            count(model, predictions.iter());
             Ok(([JSON], wire::predictions(&readings, &predictions)).into_response())
         }
     }
@@ -215,6 +233,7 @@ fn respond_explained<R: Reading>(
             Ok((prediction, contributions))
         })
         .collect::<Result<_, ApiError>>()?;
+    count(model, explained.iter().map(|(prediction, _)| prediction));
     let names = &model.feature_names;
     let body = wire::explained_predictions(&readings, &explained, names, is_list);
     Ok(([JSON], body).into_response())

@@ -11,7 +11,7 @@ use super::limits::{MAX_INLINE_WALKS, check_explained, windowed_walks};
 use super::predict::{prediction_error, run_blocking};
 use super::state::AppState;
 use super::wire::{self, WindowedForm, WindowedPrediction, WindowedRequest};
-use crate::detector::{StreamAnswer, Window};
+use crate::detector::{Judgement, StreamAnswer, Window};
 use crate::registry::{ChangeError, ServedModel, StreamGuard};
 use crate::store::ModelName;
 
@@ -91,6 +91,19 @@ fn scale(window: &Window, request: &WindowedRequest) -> Result<Vec<f64>, ApiErro
     Ok(scaled)
 }
 
+/// Counts predictions by their verdict.
+fn count<'a>(model: &ServedModel, judgements: impl Iterator<Item = Option<&'a Judgement>>) {
+    let (mut normal, mut anomaly, mut none) = (0, 0, 0);
+    for judgement in judgements {
+        match judgement {
+            Some(judgement) if judgement.is_anomaly => anomaly += 1,
+            Some(_) => normal += 1,
+            None => none += 1,
+        }
+    }
+    model.verdicts.count(normal, anomaly, none);
+}
+
 /// A valid request to a windowed model whose turn has come.
 struct Job {
     model: Arc<ServedModel>,
@@ -127,6 +140,8 @@ impl Job {
                         .of(window, &model.feature_names)
                         .append(&request.readings, &request.times, explain, judge);
                     drop(stream);
+                    let judgements = answers.iter().map(|answer| answer.judgement.as_ref());
+                    count(&model, judgements);
                     let readings = request.readings.chunks_exact(window.sensors());
                     let scaled = scaled.chunks_exact(window.sensors());
                     let predictions =
@@ -142,6 +157,7 @@ impl Job {
                 }
                 None => {
                     let judgement = judge(&request.readings);
+                    count(&model, std::iter::once(Some(&judgement)));
                     let last = request.readings.len() - window.sensors();
                     let reading = &request.readings[last..];
                     let prediction = prediction(reading, &scaled[last..], Some(&judgement), None);

@@ -36,11 +36,21 @@ pub(super) async fn retrain_default(
             model => wire::estimate_flask_retrain(&body, model, &server),
         }
     };
+    let client = actor.address;
     let parse = move |model: Option<&ServedModel>| match model {
         Some(model) if model.features() > 1 => wire::parse_retrain(&body, Some(model), &server),
         model => {
+            let (samples, ignored) = wire::parse_flask_retrain(&body)?;
+            if !ignored.is_empty() {
+                tracing::warn!(
+                    client = client.map(tracing::field::display),
+                    "/retrain takes only samples, as server.py does; it ignored {}; \
+                     /models/default/retrain takes them",
+                    ignored.join(", ")
+                );
+            }
             let training = TrainingRequest {
-                samples: wire::parse_flask_retrain(&body)?,
+                samples,
                 runs: Vec::new(),
                 feature_names: model.map_or_else(Vec::new, |model| model.feature_names.clone()),
                 settings: model.map_or_else(Default::default, |model| model.settings.clone()),

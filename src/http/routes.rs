@@ -12,13 +12,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use tower::ServiceExt;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::trace::TraceLayer;
 
 use super::access::{self, ChangeGuard};
+use super::api::ApiConfig;
 use super::error::ApiError;
 use super::origin::Origin;
+use super::requests::{REQUEST_ID, RequestMetrics};
 use super::state::AppState;
-use super::{models, paths, predict, retrain};
+use super::{models, paths, predict, probes, retrain};
 use crate::registry::Registry;
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
@@ -29,12 +30,12 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
 /// The router with all routes, over a registry's models.
 pub(super) fn routes(
     registry: Arc<Registry>,
-    body_budget: usize,
-    allowed_origins: Vec<Origin>,
+    config: &ApiConfig,
+    requests: Arc<RequestMetrics>,
 ) -> Router {
-    let guard = Arc::new(ChangeGuard::new(allowed_origins));
+    let guard = Arc::new(ChangeGuard::new(config.allowed_origins.clone()));
     let guard = middleware::from_fn_with_state(guard, access::guard_change);
-    let app = Arc::new(AppState::new(registry, body_budget));
+    let app = Arc::new(AppState::new(registry, config, requests));
     let flask_routes = Router::new()
         .route(paths::PREDICT, only_post(post(predict::predict_default)))
         .route(
@@ -43,46 +44,41 @@ pub(super) fn routes(
         )
         .with_state(Arc::clone(&app));
     let routes = Router::new()
+        .route(paths::MODELS, only_get(get(models::list)))
         .route(
-            "/models",
-            get(models::list).fallback(method_not_allowed("GET")),
-        )
-        .route(
-            "/models/{name}",
+            paths::MODEL,
             get(models::info)
                 .merge(delete(models::delete).layer(guard.clone()))
                 .fallback(method_not_allowed("GET or DELETE")),
         )
         .route(
-            "/models/{name}/predict",
+            paths::MODEL_PREDICT,
             only_post(post(predict::predict_named)),
         )
         .route(
-            "/models/{name}/retrain",
+            paths::MODEL_RETRAIN,
             only_post(post(retrain::retrain_named).layer(guard.clone())),
         )
         .route(
-            "/models/{name}/rollback",
+            paths::MODEL_ROLLBACK,
             only_post(post(models::rollback).layer(guard)),
         )
-        .route(
-            "/models/{name}/versions",
-            get(models::versions).fallback(method_not_allowed("GET")),
-        )
+        .route(paths::MODEL_VERSIONS, only_get(get(models::versions)))
+        .route(paths::HEALTH, only_get(get(probes::health)))
+        .route(paths::READY, only_get(get(probes::ready)))
+        .route(paths::VERSION, only_get(get(probes::version)))
+        .route(paths::METRICS, only_get(get(probes::metrics)))
         .with_state(app);
     routes
         .merge(flask_routes.clone())
         .fallback(move |request| retry_flask_path(flask_routes, request))
 }
 
-/// Adds the layers that answer browsers and log at the level debug. A layer costs every request time,
-/// so those that have nothing to do are not added.
-pub(super) fn cors_and_trace(mut router: Router, allowed_origins: &[Origin]) -> Router {
+/// Adds the layer that answers browsers, if there are origins to answer: a layer costs every request
+/// time.
+pub(super) fn with_cors(mut router: Router, allowed_origins: &[Origin]) -> Router {
     if !allowed_origins.is_empty() {
         router = router.layer(cors(allowed_origins));
-    }
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        router = router.layer(TraceLayer::new_for_http());
     }
     router
 }
@@ -93,8 +89,8 @@ fn cors(allowed: &[Origin]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(allowed))
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
-        .expose_headers([header::RETRY_AFTER])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        .expose_headers([header::RETRY_AFTER, REQUEST_ID])
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
@@ -107,6 +103,10 @@ fn only_post<S: Clone + Send + Sync + 'static>(post: MethodRouter<S>) -> MethodR
                 ApiError::method_not_allowed("POST", method.as_str()),
             )
         })
+}
+
+fn only_get<S: Clone + Send + Sync + 'static>(get: MethodRouter<S>) -> MethodRouter<S> {
+    get.fallback(method_not_allowed("GET"))
 }
 
 fn method_not_allowed(

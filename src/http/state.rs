@@ -1,8 +1,12 @@
 //! What the handlers share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use super::api::ApiConfig;
 use super::budget::BodyBudget;
+use super::requests::RequestMetrics;
+use crate::metrics::ConnectionMetrics;
 use crate::registry::Registry;
 
 /// The state of the router.
@@ -10,14 +14,24 @@ pub(super) struct AppState {
     pub(super) registry: Arc<Registry>,
     /// Memory for bodies that arrive or wait.
     pub(super) bodies: BodyBudget,
+    pub(super) requests: Arc<RequestMetrics>,
+    pub(super) connections: Arc<ConnectionMetrics>,
+    /// Whether the server stops.
+    pub(super) stopping: Arc<AtomicBool>,
 }
 
 impl AppState {
-    /// `body_budget` is in bytes.
-    pub(super) fn new(registry: Arc<Registry>, body_budget: usize) -> Self {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        config: &ApiConfig,
+        requests: Arc<RequestMetrics>,
+    ) -> Self {
         Self {
             registry,
-            bodies: BodyBudget::new(body_budget),
+            bodies: BodyBudget::new(config.body_budget),
+            requests,
+            connections: Arc::clone(&config.connections),
+            stopping: Arc::clone(&config.stopping),
         }
     }
 }

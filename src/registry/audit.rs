@@ -14,6 +14,8 @@ pub struct Actor {
     pub key: Option<Arc<str>>,
     /// The address of the client; `None` without a connection.
     pub address: Option<SocketAddr>,
+    /// The `X-Request-Id` of the request, if it had one.
+    pub request_id: Option<Arc<str>>,
 }
 
 impl Actor {
@@ -26,7 +28,7 @@ impl Actor {
     pub(super) fn operator() -> Self {
         Self {
             key: Some("--train".into()),
-            address: None,
+            ..Self::default()
         }
     }
 }
@@ -54,6 +56,7 @@ impl Audit {
             model = %self.model,
             who = %self.actor.name(),
             client = %OrNone(self.actor.address),
+            request_id = self.actor.request_id.as_ref().map(tracing::field::display),
             before = %OrNone(before),
             after = %OrNone(after),
             outcome = %"done",
@@ -67,6 +70,7 @@ impl Audit {
             model = %self.model,
             who = %self.actor.name(),
             client = %OrNone(self.actor.address),
+            request_id = self.actor.request_id.as_ref().map(tracing::field::display),
             before = %OrNone(before),
             after = %OrNone(before),
             outcome = %"refused",

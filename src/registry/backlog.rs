@@ -18,6 +18,8 @@ pub(super) struct Backlog(Mutex<Work>);
 #[derive(Debug, Default)]
 struct Work {
     total: u64,
+    /// How many trainings have not begun.
+    waiting: usize,
     by_model: HashMap<ModelName, u64>,
 }
 
@@ -27,6 +29,7 @@ pub(super) struct BacklogShare {
     backlog: Arc<Backlog>,
     name: ModelName,
     nanos: u64,
+    waits: bool,
 }
 
 impl Backlog {
@@ -50,16 +53,23 @@ impl Backlog {
             return Err(Duration::from_nanos(work.total));
         }
         work.add(name, nanos);
+        work.waiting += 1;
         Ok(BacklogShare {
             backlog: Arc::clone(self),
             name: name.clone(),
             nanos,
+            waits: true,
         })
     }
 
     /// The time that all trainings that wait or run take on one core.
     pub(super) fn work(&self) -> Duration {
         Duration::from_nanos(self.lock().total)
+    }
+
+    /// How many trainings were admitted and have not begun.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting
     }
 
     fn lock(&self) -> MutexGuard<'_, Work> {
@@ -87,6 +97,13 @@ impl Work {
 }
 
 impl BacklogShare {
+    /// The training begins.
+    pub(super) fn begin(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.backlog.lock().waiting -= 1;
+        }
+    }
+
     /// Corrects the estimate, once the training's settings are known: those of a model may change
     /// while a training that keeps them waits.
     pub(super) fn correct(&mut self, nanos: u64) {
@@ -99,6 +116,7 @@ impl BacklogShare {
 
 impl Drop for BacklogShare {
     fn drop(&mut self) {
+        self.begin();
         self.backlog.lock().remove(&self.name, self.nanos);
     }
 }

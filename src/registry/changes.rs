@@ -75,6 +75,8 @@ impl Shared {
         let (shared, model) = (Arc::clone(self), name.clone());
         let Admitted { mut share, numbers } = admitted;
         let job = move || {
+            let start = Instant::now();
+            share.begin();
             let mut memory = shared.reserve_training(parse_memory(numbers))?;
             let request = read(current.as_deref())?;
             if let Ok(params) = request.settings.params(&shared.config.params).check() {
@@ -83,21 +85,28 @@ impl Shared {
                 let options = request.settings.fit_options(server, Vec::new());
                 share.correct(options.cost(&params, rows, features).total());
             }
+            let samples = request.samples.nrows();
             // The body is freed by now.
             drop(current);
             let needed = training_memory(&request, &shared.config)?;
             drop(memory);
             memory = shared.reserve_training(needed)?;
             let record = fit(&model, request, &shared.config)?;
-            let bytes = encode(&record)?;
+            let bytes = encode(&record).inspect_err(|_| shared.metrics.training_failed())?;
             memory.shrink(record.detector.memory_size() + bytes.len());
             // The work is done; storing may take long and costs nobody else time.
             drop(share);
-            Ok::<_, E>((record, bytes, memory))
+            Ok::<_, E>((record, bytes, memory, start.elapsed(), samples))
         };
-        let (record, bytes, memory) = self.worker.run(job).await??;
+        let failed = || self.metrics.training_failed();
+        let ended = self.worker.run(job).await.inspect_err(|_| failed())?;
+        let (record, bytes, memory, duration, samples) = ended?;
         let served = self.store_and_serve(name, record, &bytes).await;
         drop(memory);
+        match &served {
+            Ok(_) => self.metrics.trained(duration, samples),
+            Err(_) => failed(),
+        }
         Ok(served?)
     }
 
@@ -200,6 +209,7 @@ impl Shared {
         self.store.remove(name, &versions).await?;
         self.models.remove(name);
         self.streams.remove(name);
+        self.metrics.forget(name);
         Ok(())
     }
 
@@ -295,6 +305,7 @@ impl Shared {
         let served = Arc::new(ServedModel::new(
             record,
             Some(version),
+            self.metrics.verdicts(name),
             &self.config,
             &self.budget,
         ));

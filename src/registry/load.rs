@@ -11,6 +11,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::config::RegistryConfig;
 use super::error::LoadError;
 use super::limits::{LOAD_CONCURRENCY, MAX_LOAD_ATTEMPTS};
+use super::metrics::Verdicts;
 use super::models::{Place, ServedModel, Summary, load_memory};
 use super::shared::Shared;
 use crate::memory::{MemoryBudget, Reservation};
@@ -146,11 +147,13 @@ impl Decoded {
     /// The model. To be called on the registry's thread: see [`ServedModel::new`].
     pub(super) fn into_model(
         self,
+        verdicts: Arc<Verdicts>,
         config: &RegistryConfig,
         budget: &Arc<MemoryBudget>,
     ) -> Arc<ServedModel> {
         let version = Some(self.fetched.version.clone());
-        Arc::new(ServedModel::new(self.record, version, config, budget))
+        let model = ServedModel::new(self.record, version, verdicts, config, budget);
+        Arc::new(model)
     }
 }
 
@@ -248,6 +251,7 @@ impl Shared {
                             );
                             if self.models.remove_unloaded(name, &expected) {
                                 self.streams.remove(name);
+                                self.metrics.forget(name);
                             }
                             continue;
                         }
@@ -272,7 +276,8 @@ impl Shared {
         version: Version,
     ) -> Result<Option<Arc<ServedModel>>, ReadError> {
         let decoded = self.decode_version(name, version).await?;
-        Ok(decoded.map(|decoded| decoded.into_model(&self.config, &self.budget)))
+        let verdicts = || self.metrics.verdicts(name);
+        Ok(decoded.map(|decoded| decoded.into_model(verdicts(), &self.config, &self.budget)))
     }
 
     /// Reads and decodes a version; `None` if there is no memory for it.
@@ -325,6 +330,7 @@ impl Shared {
         self.models.set(name, Arc::clone(model));
         if model.window.is_none() {
             self.streams.remove(name);
+            self.metrics.forget(name);
         }
         self.unload_excess();
     }

@@ -9,6 +9,7 @@
 //! * `error`: the errors
 //! * `audit`: who changes models, and the audit log
 //! * `limits`: limits on concurrent work
+//! * `metrics`: what is counted
 //! * `models`: the models in memory, behind `RwLock`s, and the versions of the others
 //! * `model_queue`: a queue of changes for each model
 //! * `backlog`: the work of the trainings that wait, and its bounds
@@ -36,6 +37,7 @@ mod decoder;
 mod error;
 mod limits;
 mod load;
+mod metrics;
 mod model_queue;
 mod models;
 mod open;
@@ -62,14 +64,16 @@ use self::decoder::Decoder;
 use self::limits::MAX_WAITING_CHANGES;
 use self::open::Opened;
 use self::runtime_thread::RuntimeThread;
-use self::shared::Shared;
+use self::shared::{Shared, Threads};
 use self::training_worker::TrainingWorker;
 use crate::forest::IsolationForestParams;
+use crate::metrics::Exposition;
 use crate::store::{ModelName, Store};
 
 pub use audit::Actor;
 pub use config::{DefaultModel, RegistryConfig};
 pub use error::{ChangeError, LoadError, SetupError};
+pub use metrics::Verdicts;
 pub use models::{ServedModel, Summary};
 pub use streams::StreamGuard;
 pub use training::{TrainingEstimate, TrainingRequest};
@@ -96,18 +100,14 @@ impl Registry {
     ) -> Result<Self, SetupError> {
         let start = Instant::now();
         let runtime = RuntimeThread::start()?;
-        let worker = TrainingWorker::start()?;
-        let decoder = Decoder::start("load", false)?;
+        let threads = Threads {
+            runtime: runtime.handle(),
+            worker: TrainingWorker::start()?,
+            decoder: Decoder::start("load", false)?,
+        };
         let interval = config.refresh_interval.filter(|_| store.is_shared());
         let opened = runtime
-            .run(open::open(
-                store,
-                config,
-                default,
-                runtime.handle(),
-                worker,
-                decoder,
-            ))
+            .run(open::open(store, config, default, threads))
             .ok_or(ChangeError::Interrupted)??;
         let Opened {
             shared,
@@ -264,6 +264,16 @@ impl Registry {
             .await
             .map_err(|_| ChangeError::Interrupted)??;
         Ok(versions.iter().map(|version| version.number).collect())
+    }
+
+    /// Writes the metrics of models, trainings and the store.
+    pub fn write_metrics(&self, text: &mut Exposition) {
+        self.shared.write_metrics(text);
+    }
+
+    /// How many bytes of memory models and trainings take.
+    pub fn memory_used(&self) -> usize {
+        self.shared.budget.reserved()
     }
 
     /// Blocks until all changes have completed and are announced to other servers, or the timeout

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::config::RegistryConfig;
+use super::metrics::Verdicts;
 use crate::detector::{Detector, HeldBack, NormalRange, OutOfRange, TrainingRange, Window};
 use crate::escape::escape;
 use crate::forest::{boxes_memory, decode_memory};
@@ -48,6 +49,8 @@ pub struct ServedModel {
     pub version: Option<Version>,
     /// The version it is a copy of, after a rollback.
     pub restored_from: Option<u64>,
+    /// Counts the predictions of all versions of the model.
+    pub verdicts: Arc<Verdicts>,
     /// See [`normal_ranges`](Self::normal_ranges).
     normal_ranges: OnceLock<Option<Vec<NormalRange>>>,
     /// The memory of the model, until the last request that uses it is done.
@@ -58,6 +61,7 @@ impl ServedModel {
     pub(super) fn new(
         record: Record,
         version: Option<Version>,
+        verdicts: Arc<Verdicts>,
         config: &RegistryConfig,
         budget: &Arc<MemoryBudget>,
     ) -> Self {
@@ -100,6 +104,7 @@ impl ServedModel {
             trained_at: time(trained_at),
             version,
             restored_from,
+            verdicts,
             normal_ranges: OnceLock::new(),
             memory: budget.reserve(size),
         }
@@ -288,6 +293,9 @@ pub struct Summary {
     pub trained_at: SystemTime,
     /// The number of the stored version.
     pub version: Option<u64>,
+    /// The share of normal readings that may be called anomalies: the rate of false alarms, or else
+    /// the contamination.
+    pub(super) expected_anomaly_ratio: f64,
 }
 
 impl Summary {
@@ -297,6 +305,10 @@ impl Summary {
             samples: model.samples(),
             trained_at: model.trained_at,
             version: model.version_number(),
+            expected_anomaly_ratio: match &model.held_back {
+                Some(held_back) => held_back.false_alarm_rate,
+                None => model.detector.forest().hyperparams().contamination(),
+            },
         }
     }
 
@@ -306,6 +318,11 @@ impl Summary {
             samples: metadata.samples,
             trained_at: time(metadata.trained_at),
             version: Some(version.number),
+            expected_anomaly_ratio: metadata
+                .settings
+                .fit_options(OutOfRange::Score, Vec::new())
+                .false_alarm_rate()
+                .unwrap_or(metadata.contamination),
         }
     }
 }
@@ -404,6 +421,13 @@ impl Models {
             .used
             .store(self.loads.load(Ordering::Relaxed), Ordering::Relaxed);
         Some(Arc::clone(model))
+    }
+
+    /// How many models there are, and how many of them are in memory.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let others = self.read();
+        let loaded = others.values().filter(|entry| entry.model.is_some());
+        (1 + others.len(), 1 + loaded.count())
     }
 
     /// Where the model is; `None` if there is no such model.

@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ndarray::Array2;
-use tokio::runtime::Handle;
 
 use super::audit::{Actor, Audit};
 use super::changes::ChangeKind;
 use super::config::{DefaultModel, RegistryConfig};
 use super::decoder::Decoder;
-use super::error::SetupError;
+use super::error::{ChangeError, SetupError};
 use super::load::{Newest, fetch, find_newest};
+use super::metrics::{RegistryMetrics, Verdicts};
 use super::models::{Models, ServedModel};
 use super::save::{encode, store_next};
-use super::shared::Shared;
+use super::shared::{Shared, Threads};
 use super::training::{TrainingRequest, fit};
-use super::training_worker::TrainingWorker;
 use crate::memory::MemoryBudget;
-use crate::store::{ModelName, ModelSettings, Poll, Store, StoreError, Version};
+use crate::store::{ModelName, ModelSettings, Poll, Record, Store, StoreError, Version};
 
 /// A registry that serves.
 pub(super) struct Opened {
@@ -36,9 +36,7 @@ pub(super) async fn open(
     store: Store,
     config: RegistryConfig,
     default: DefaultModel,
-    runtime: Handle,
-    worker: TrainingWorker,
-    decoder: Decoder,
+    threads: Threads,
 ) -> Result<Opened, SetupError> {
     let seen = if store.is_shared() {
         match store.changed_since(None).await? {
@@ -49,6 +47,8 @@ pub(super) async fn open(
         None
     };
     let budget = MemoryBudget::new(config.memory_limit.models());
+    let metrics = Arc::<RegistryMetrics>::default();
+    metrics.synced();
     let mut versions = store.list().await?;
     let count = versions.len();
     let name = ModelName::default_model();
@@ -57,7 +57,9 @@ pub(super) async fn open(
         is_unreadable,
     } = match versions.remove(&name) {
         Some(versions) => {
-            load_default(&store, &config, &budget, &decoder, &name, &versions).await?
+            let verdicts = metrics.verdicts(&name);
+            let context = (&store, &config, &budget, &threads.decoder);
+            load_default(context, &name, &versions, verdicts).await?
         }
         None => {
             // Fails if its folder cannot be listed: never replace it with the synthetic one then.
@@ -85,34 +87,35 @@ pub(super) async fn open(
         (DefaultModel::LoadOrTrain(readings), None) => {
             let (server, model) = (config.clone(), name.clone());
             let job = move || {
-                fit(
-                    &model,
-                    request(readings(), ModelSettings::default()),
-                    &server,
-                )
+                let settings = ModelSettings::default();
+                fit_timed(&model, request(readings(), settings), &server)
             };
-            let record = worker.run(job).await??;
-            Arc::new(ServedModel::new(record, None, &config, &budget))
+            let (record, duration, samples) = threads.worker.run(job).await??;
+            metrics.trained(duration, samples);
+            let verdicts = metrics.verdicts(&name);
+            let model = ServedModel::new(record, None, verdicts, &config, &budget);
+            Arc::new(model)
         }
         (DefaultModel::Retrain(samples), stored) => {
             let before = stored.as_ref().and_then(|model| model.version_number());
             let settings = stored.map_or_else(Default::default, |model| model.settings.clone());
             let (server, model) = (config.clone(), name.clone());
-            let job = move || fit(&model, request(samples, settings), &server);
-            let record = worker.run(job).await??;
+            let job = move || fit_timed(&model, request(samples, settings), &server);
+            let (record, duration, samples) = threads.worker.run(job).await??;
             let version = store_next(&store, &name, &encode(&record)?).await?;
+            metrics.trained(duration, samples);
             Audit::new(Actor::operator(), ChangeKind::Retrain, &name)
                 .done(before, Some(version.number));
-            Arc::new(ServedModel::new(record, Some(version), &config, &budget))
+            let verdicts = metrics.verdicts(&name);
+            let model = ServedModel::new(record, Some(version), verdicts, &config, &budget);
+            Arc::new(model)
         }
     };
     for warning in default.warnings() {
         tracing::warn!(model = %name, "{warning}");
     }
     let models = Models::new(default, newest(versions));
-    let shared = Arc::new(Shared::new(
-        models, store, config, budget, runtime, worker, decoder,
-    ));
+    let shared = Arc::new(Shared::new(models, store, config, budget, metrics, threads));
     if is_retrained {
         shared.announce_and_prune(&name, ChangeKind::Retrain).await;
     }
@@ -142,12 +145,10 @@ struct StoredDefault {
 }
 
 async fn load_default(
-    store: &Store,
-    config: &RegistryConfig,
-    budget: &Arc<MemoryBudget>,
-    decoder: &Decoder,
+    (store, config, budget, decoder): (&Store, &RegistryConfig, &Arc<MemoryBudget>, &Decoder),
     name: &ModelName,
     versions: &[Version],
+    verdicts: Arc<Verdicts>,
 ) -> Result<StoredDefault, StoreError> {
     let read = async |version| {
         // It is always in memory, whatever it takes.
@@ -155,7 +156,11 @@ async fn load_default(
         match fetch(store, budget, name, version, reserve).await? {
             Some(fetched) => {
                 let decoded = decoder.run(fetched).await?;
-                Ok(Some(decoded.into_model(config, budget)))
+                Ok(Some(decoded.into_model(
+                    Arc::clone(&verdicts),
+                    config,
+                    budget,
+                )))
             }
             None => Ok(None),
         }
@@ -190,6 +195,18 @@ async fn load_default(
             })
         }
     }
+}
+
+/// Fits a model. Also returns the time that takes, and the number of readings.
+fn fit_timed(
+    name: &ModelName,
+    request: TrainingRequest,
+    config: &RegistryConfig,
+) -> Result<(Record, Duration, usize), ChangeError> {
+    let start = Instant::now();
+    let samples = request.samples.nrows();
+    let record = fit(name, request, config)?;
+    Ok((record, start.elapsed(), samples))
 }
 
 /// A request to train on readings without names.

@@ -13,12 +13,20 @@ use super::decoder::Decoder;
 use super::error::ChangeError;
 use super::limits::LOAD_CONCURRENCY;
 use super::load::Loads;
+use super::metrics::RegistryMetrics;
 use super::model_queue::ModelQueues;
 use super::models::Models;
 use super::streams::Streams;
 use super::training_worker::TrainingWorker;
 use crate::memory::MemoryBudget;
 use crate::store::{ModelName, Store, Version};
+
+/// The threads that work for a registry.
+pub(super) struct Threads {
+    pub(super) runtime: Handle,
+    pub(super) worker: TrainingWorker,
+    pub(super) decoder: Decoder,
+}
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -39,6 +47,7 @@ pub(super) struct Shared {
     pub(super) worker: TrainingWorker,
     pub(super) decoder: Decoder,
     pub(super) backlog: Arc<Backlog>,
+    pub(super) metrics: Arc<RegistryMetrics>,
     /// The newest version of each model where this program does not support its format, so that a
     /// full scan does not read it again.
     unsupported_versions: Mutex<HashMap<ModelName, Version>>,
@@ -52,10 +61,14 @@ impl Shared {
         store: Store,
         config: RegistryConfig,
         budget: Arc<MemoryBudget>,
-        runtime: Handle,
-        worker: TrainingWorker,
-        decoder: Decoder,
+        metrics: Arc<RegistryMetrics>,
+        threads: Threads,
     ) -> Self {
+        let Threads {
+            runtime,
+            worker,
+            decoder,
+        } = threads;
         Self {
             models,
             streams: Streams::default(),
@@ -70,6 +83,7 @@ impl Shared {
             worker,
             decoder,
             backlog: Arc::default(),
+            metrics,
             unsupported_versions: Mutex::default(),
             // A server that was killed may have stored a version without announcing it.
             needs_announcement: AtomicBool::new(true),

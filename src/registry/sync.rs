@@ -31,6 +31,7 @@ impl Shared {
             };
             match poll.await {
                 Ok(poll) => {
+                    self.metrics.synced();
                     if let Poll::Changed(e_tag) = poll {
                         seen = e_tag;
                     }
@@ -136,6 +137,7 @@ impl Shared {
             if served.is_some() && !name.is_default() {
                 self.models.remove(name);
                 self.streams.remove(name);
+                self.metrics.forget(name);
                 tracing::info!(model = %name, "deleted by another server");
             }
             return Ok(true);

@@ -95,7 +95,8 @@ impl Shared {
             match fetch(&self.store, &self.budget, &name, version, reserve).await {
                 Ok(Some(fetched)) => {
                     if let Ok(decoded) = decoder.run(fetched).await {
-                        let model = decoded.into_model(&self.config, &self.budget);
+                        let verdicts = self.metrics.verdicts(&name);
+                        let model = decoded.into_model(verdicts, &self.config, &self.budget);
                         // Fails if it was changed meanwhile; then it is served or noted anew.
                         self.models.install(&name, &expected, model);
                         return Outcome::Loaded;

@@ -21,8 +21,6 @@ pub(super) struct WithClient<S> {
 
 impl<S> WithClient<S> {
     pub(super) fn new(inner: S, address: Option<SocketAddr>) -> Self {
-        // A socket for both families writes IPv4 addresses as IPv6 ones.
-        let address = address.map(|address| (address.ip().to_canonical(), address.port()).into());
         Self {
             inner: RefCell::new(inner),
             address,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -58,6 +59,7 @@ pub(super) async fn serve<I, S>(
     socket: I,
     router: S,
     open: OpenConnection,
+    client: Option<SocketAddr>,
     mut stop: watch::Receiver<()>,
 ) where
     I: AsyncRead + AsyncWrite + Unpin,
@@ -68,7 +70,7 @@ pub(super) async fn serve<I, S>(
         socket,
         exchange: Arc::clone(&exchange),
     };
-    let service = ConnectionService::new(router, Arc::clone(&exchange));
+    let service = ConnectionService::new(router, Arc::clone(&exchange), client);
     let mut connection = http.serve_connection(TokioIo::new(socket), service);
     let mut stopped = pin!(stop.changed());
     let mut is_stopping = false;
@@ -91,10 +93,11 @@ pub(super) async fn serve<I, S>(
     })
     .await;
     let mut socket = connection.into_parts().io.into_inner();
+    let client = client.map(tracing::field::display);
     match end {
         // A client that disconnects in the middle of a request is no event.
         End::Served(Err(error)) => {
-            tracing::debug!(%error, "connection ended");
+            tracing::debug!(client, %error, "connection ended");
             linger(&mut socket).await;
         }
         End::Served(Ok(())) => {
@@ -103,7 +106,7 @@ pub(super) async fn serve<I, S>(
             }
         }
         End::Refused(error) => {
-            tracing::debug!(%error, "request refused");
+            tracing::debug!(client, %error, "request refused");
             // The buffers of an idle socket hold a whole response, so one write does.
             let sent = async {
                 socket.write_all(&message(&error)).await?;
@@ -113,7 +116,7 @@ pub(super) async fn serve<I, S>(
                 linger(&mut socket).await;
             }
         }
-        End::Closed(reason) => tracing::debug!(reason, "connection closed"),
+        End::Closed(reason) => tracing::debug!(client, reason, "connection closed"),
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::metrics::ConnectionMetrics;
+
 /// Maximum number of open connections, whatever the limit of open files. An idle one takes 12 KB,
 /// so that these take 200 MB.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -55,7 +57,7 @@ struct Shared {
     max: usize,
     /// Whether there is a processor to spare. On a single one the client would wait for it.
     polls: bool,
-    open: AtomicUsize,
+    metrics: Arc<ConnectionMetrics>,
     held: AtomicUsize,
     stopping: AtomicBool,
     all: Mutex<All>,
@@ -125,13 +127,13 @@ impl Status {
 
 impl Connections {
     /// `files` is how many files the process may have open, if that is limited.
-    pub(super) fn new(cores: usize, files: Option<u64>) -> Self {
+    pub(super) fn new(cores: usize, files: Option<u64>, metrics: Arc<ConnectionMetrics>) -> Self {
         let max = files.map_or(MAX_CONNECTIONS, |files| max_connections(files, cores));
         Self(Arc::new(Shared {
             started: Instant::now(),
             max,
             polls: cores > 1,
-            open: AtomicUsize::new(0),
+            metrics,
             held: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             all: Mutex::default(),
@@ -143,12 +145,13 @@ impl Connections {
     /// longest, or else the one that has waited longest for its client. If none waits, this one
     /// waits until a connection ends.
     pub(super) async fn admit(&self) -> OpenConnection {
-        while self.0.open.load(Ordering::Acquire) >= self.0.max {
+        while self.0.metrics.open.load(Ordering::Acquire) >= self.0.max {
             let freed = self.0.freed.notified();
             self.evict(Victim::AnyWaiting);
             let _ = timeout(RETRY_DELAY, freed).await;
         }
-        self.0.open.fetch_add(1, Ordering::AcqRel);
+        self.0.metrics.open.fetch_add(1, Ordering::AcqRel);
+        self.0.metrics.accepted.fetch_add(1, Ordering::Relaxed);
         let status = Arc::<Status>::default();
         let mut all = self.all();
         let id = all.next_id;
@@ -168,6 +171,14 @@ impl Connections {
 
     /// Evicts a connection. Returns false where none waits.
     fn evict(&self, victim: Victim) -> bool {
+        let evicted = self.evict_longest_waiting(victim);
+        if evicted {
+            self.0.metrics.evicted.fetch_add(1, Ordering::Relaxed);
+        }
+        evicted
+    }
+
+    fn evict_longest_waiting(&self, victim: Victim) -> bool {
         let mut all = self.all();
         if victim == Victim::AnyWaiting {
             let now = Instant::now();
@@ -272,7 +283,7 @@ impl OpenConnection {
 
     /// Whether the server has no other connection, and a processor to spare.
     pub(super) fn is_alone(&self) -> bool {
-        self.connections.0.polls && self.connections.0.open.load(Ordering::Relaxed) == 1
+        self.connections.0.polls && self.connections.0.metrics.open.load(Ordering::Relaxed) == 1
     }
 
     /// Whether the server stops.
@@ -330,7 +341,7 @@ impl Drop for OpenConnection {
         self.status.waiting.store(0, Ordering::Relaxed);
         self.connections.all().open.remove(&self.id);
         let shared = &self.connections.0;
-        if shared.open.fetch_sub(1, Ordering::AcqRel) >= shared.max {
+        if shared.metrics.open.fetch_sub(1, Ordering::AcqRel) >= shared.max {
             shared.freed.notify_one();
         }
     }
@@ -348,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_longest_idle_connection_makes_room() {
-        let connections = Connections::new(1, Some(12));
+        let connections = Connections::new(1, Some(12), Arc::default());
         assert_eq!(connections.0.max, 3);
         let start = connections.0.started;
         let at = |seconds| start + Duration::from_secs(seconds);

@@ -41,6 +41,7 @@ use tower::Service;
 
 use self::connections::Connections;
 use self::listener::Acceptor;
+use crate::metrics::ConnectionMetrics;
 
 pub use self::listener::bind;
 pub use self::tls::{Tls, TlsError};
@@ -48,8 +49,9 @@ pub use self::tls::{Tls, TlsError};
 /// How long a shutdown waits for requests in flight.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Serves `service`, which must always be ready, until `shutdown` completes, over TLS if there is a certificate. Then accepts no more
-/// connections and waits at most `grace` for the requests in flight.
+/// Serves `service`, which must always be ready, until `shutdown` completes, over TLS if there is a
+/// certificate. Then accepts no more connections and waits at most `grace` for the requests in
+/// flight. Counts the connections in `metrics`.
 ///
 /// # Errors
 ///
@@ -60,6 +62,7 @@ pub fn run<S>(
     tls: Option<Arc<Tls>>,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
+    metrics: Arc<ConnectionMetrics>,
 ) -> io::Result<()>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
@@ -69,7 +72,7 @@ where
     let (stop, _) = watch::channel(());
     let mut workers = Vec::new();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let connections = Connections::new(cores, file_limit());
+    let connections = Connections::new(cores, file_limit(), metrics);
     for i in 0..cores {
         let (sender, accepted) = mpsc::unbounded_channel();
         let (service, runtime, stop) = (service.clone(), runtime()?, stop.subscribe());

@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -38,11 +39,16 @@ const MAX_DRAINED: usize = 64 * 1024 * 1024;
 pub(super) struct ConnectionService<S> {
     router: S,
     exchange: Arc<Exchange>,
+    client: Option<SocketAddr>,
 }
 
 impl<S> ConnectionService<S> {
-    pub(super) fn new(router: S, exchange: Arc<Exchange>) -> Self {
-        Self { router, exchange }
+    pub(super) fn new(router: S, exchange: Arc<Exchange>, client: Option<SocketAddr>) -> Self {
+        Self {
+            router,
+            exchange,
+            client,
+        }
     }
 }
 
@@ -64,6 +70,8 @@ where
             Some(ApiError::too_many_connections())
         };
         if let Some(refusal) = refusal {
+            let client = self.client.map(tracing::field::display);
+            tracing::debug!(client, error = %refusal, "request refused");
             let mut response = refusal.into_response();
             close(&mut response);
             return ResponseFuture {

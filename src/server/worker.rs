@@ -1,6 +1,7 @@
 //! A serving thread.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,12 +57,18 @@ where
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let service = WithClient::new(service.clone(), stream.peer_addr().ok());
+        let client = stream.peer_addr().ok().map(canonical);
+        let service = WithClient::new(service.clone(), client);
         let (http, tls, stopped) = (http.clone(), tls.clone(), stopped.clone());
         tokio::spawn(async move {
             match tls::accept(stream, tls.as_deref(), &open, stopped.clone()).await {
-                Ok(stream) => connection::serve(&http, stream, service, open, stopped).await,
-                Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+                Ok(stream) => {
+                    connection::serve(&http, stream, service, open, client, stopped).await;
+                }
+                Err(error) => {
+                    let client = client.map(tracing::field::display);
+                    tracing::debug!(client, %error, "TLS handshake failed");
+                }
             }
         });
     }
@@ -70,4 +77,9 @@ where
     tokio::time::timeout(grace, stop_connections.closed())
         .await
         .is_ok()
+}
+
+/// A socket for both families writes IPv4 addresses as IPv6 ones.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    (address.ip().to_canonical(), address.port()).into()
 }

@@ -8,6 +8,7 @@
 //! * `version`: versions, and outcomes of operations on them
 //! * `layout`: paths of objects
 //! * `folder`: durable operations on local folders, and reading those with stray files
+//! * `metrics`: what is counted
 //! * `reports`: problems that the log names once
 //! * `open`: from a URL to a store
 //! * `error`: the errors
@@ -52,6 +53,7 @@ mod folder;
 mod format;
 mod format_1;
 mod layout;
+mod metrics;
 mod name;
 mod open;
 mod record;
@@ -75,6 +77,7 @@ use object_store::{
 
 use self::folder::Listing;
 use self::layout::{CHANGED, MAX_VERSION, MODELS, QUARANTINE, parse_object, version_path};
+use self::metrics::{Operation, StoreMetrics};
 use self::open::Backend;
 use self::reports::Reports;
 
@@ -102,6 +105,7 @@ pub struct Store {
     /// Whether the change marker was seen or written; from then on it must exist.
     has_marker: Arc<AtomicBool>,
     reports: Arc<Reports>,
+    metrics: Arc<StoreMetrics>,
 }
 
 impl fmt::Display for Store {
@@ -158,6 +162,7 @@ impl Store {
             max_model_size: MAX_MODEL_SIZE,
             has_marker: Arc::default(),
             reports: Arc::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -186,19 +191,22 @@ impl Store {
     ///
     /// [`StoreError`] if the store does not answer.
     pub async fn list(&self) -> Result<BTreeMap<ModelName, Vec<Version>>, StoreError> {
-        self.check_mounted()?;
-        let mut models: BTreeMap<ModelName, Vec<Version>> = BTreeMap::new();
-        if let Some(store) = self.folder.clone() {
-            models.extend(self.list_folder(move || folder::list(&store)).await?);
-        } else {
-            for (name, version) in self.list_objects(&Path::from(MODELS)).await? {
-                models.entry(name).or_default().push(version);
+        let run = async {
+            self.check_mounted()?;
+            let mut models: BTreeMap<ModelName, Vec<Version>> = BTreeMap::new();
+            if let Some(store) = self.folder.clone() {
+                models.extend(self.list_folder(move || folder::list(&store)).await?);
+            } else {
+                for (name, version) in self.list_objects(&Path::from(MODELS)).await? {
+                    models.entry(name).or_default().push(version);
+                }
             }
-        }
-        for versions in models.values_mut() {
-            versions.sort();
-        }
-        Ok(models)
+            for versions in models.values_mut() {
+                versions.sort();
+            }
+            Ok(models)
+        };
+        self.count(Operation::List, run).await
     }
 
     /// Lists the versions of a model, in ascending order; empty if the model does not exist.
@@ -207,18 +215,21 @@ impl Store {
     ///
     /// [`StoreError`] if the store does not answer.
     pub async fn versions(&self, name: &ModelName) -> Result<Vec<Version>, StoreError> {
-        self.check_mounted()?;
-        let mut versions = if let Some(store) = &self.folder {
-            let folder = store.join(MODELS).join(name.folder());
-            self.list_folder(move || folder::list_versions(&folder))
-                .await?
-        } else {
-            let folder = Path::from_iter([MODELS, &name.folder()]);
-            let objects = self.list_objects(&folder).await?;
-            objects.into_iter().map(|(_, version)| version).collect()
+        let run = async {
+            self.check_mounted()?;
+            let mut versions = if let Some(store) = &self.folder {
+                let folder = store.join(MODELS).join(name.folder());
+                self.list_folder(move || folder::list_versions(&folder))
+                    .await?
+            } else {
+                let folder = Path::from_iter([MODELS, &name.folder()]);
+                let objects = self.list_objects(&folder).await?;
+                objects.into_iter().map(|(_, version)| version).collect()
+            };
+            versions.sort();
+            Ok(versions)
         };
-        versions.sort();
-        Ok(versions)
+        self.count(Operation::List, run).await
     }
 
     /// Lists a local folder, and names what else lies there.
@@ -324,40 +335,43 @@ impl Store {
         version: u64,
         length: Option<u64>,
     ) -> Result<Bytes, ReadError> {
-        let path = version_path(MODELS, name, version);
-        let max = self.max_model_size;
-        let check_size = move |size| {
-            if length.is_none() && size > max {
-                return Err(FormatError::TooLarge { size, max });
-            }
-            Ok(())
-        };
-        if let Some(store) = &self.folder {
-            let path = store.join(path.as_ref());
-            return run_blocking(move || {
-                let (file, metadata) = match folder::open_file(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        return Ok(Err(ReadError::Missing));
-                    }
-                    result => result?,
-                };
-                if let Err(error) = check_size(metadata.len()) {
-                    return Ok(Err(error.into()));
+        let run = async {
+            let path = version_path(MODELS, name, version);
+            let max = self.max_model_size;
+            let check_size = move |size| {
+                if length.is_none() && size > max {
+                    return Err(FormatError::TooLarge { size, max });
                 }
-                folder::read(file, length.unwrap_or(max)).map(|bytes| Ok(bytes.into()))
-            })
-            .await?;
-        }
-        let options = GetOptions {
-            range: length.map(|length| GetRange::Bounded(0..length)),
-            ..GetOptions::default()
+                Ok(())
+            };
+            if let Some(store) = &self.folder {
+                let path = store.join(path.as_ref());
+                return run_blocking(move || {
+                    let (file, metadata) = match folder::open_file(&path) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                            return Ok(Err(ReadError::Missing));
+                        }
+                        result => result?,
+                    };
+                    if let Err(error) = check_size(metadata.len()) {
+                        return Ok(Err(error.into()));
+                    }
+                    folder::read(file, length.unwrap_or(max)).map(|bytes| Ok(bytes.into()))
+                })
+                .await?;
+            }
+            let options = GetOptions {
+                range: length.map(|length| GetRange::Bounded(0..length)),
+                ..GetOptions::default()
+            };
+            let object = match self.objects.get_opts(&path, options).await {
+                Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
+                result => result.map_err(StoreError::new)?,
+            };
+            check_size(object.meta.size)?;
+            Ok(object.bytes().await.map_err(StoreError::new)?)
         };
-        let object = match self.objects.get_opts(&path, options).await {
-            Err(ObjectError::NotFound { .. }) => return Err(ReadError::Missing),
-            result => result.map_err(StoreError::new)?,
-        };
-        check_size(object.meta.size)?;
-        Ok(object.bytes().await.map_err(StoreError::new)?)
+        self.count(Operation::Read, run).await
     }
 
     /// Writes a version, unless one of its number exists.
@@ -372,53 +386,58 @@ impl Store {
         version: u64,
         bytes: &[u8],
     ) -> Result<WriteOutcome, StoreError> {
-        self.check_mounted()?;
-        if version > MAX_VERSION {
-            return Err(StoreError::new(format!(
-                "versions are counted up to {MAX_VERSION}; to count anew, delete the model"
-            )));
-        }
-        let (size, max) = (bytes.len() as u64, self.max_model_size);
-        if size > max {
-            return Err(StoreError::new(FormatError::TooLarge { size, max }));
-        }
-        let path = version_path(MODELS, name, version);
-        let options = PutOptions::from(PutMode::Create);
-        let payload = bytes.to_vec().into();
-        let error = match self.objects.put_opts(&path, payload, options).await {
-            Ok(put) => {
-                let e_tag = match &self.folder {
-                    Some(store) => {
-                        let path = store.join(path.as_ref());
-                        let metadata = run_blocking(move || folder::regular_file(&path)).await;
-                        metadata.ok().as_ref().map(folder::e_tag)
-                    }
-                    None => put.e_tag,
-                };
-                return Ok(WriteOutcome::Stored(Version::new(version, e_tag)));
+        let run = async {
+            self.check_mounted()?;
+            if version > MAX_VERSION {
+                return Err(StoreError::new(format!(
+                    "versions are counted up to {MAX_VERSION}; to count anew, delete the model"
+                )));
             }
-            Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
-                return Ok(WriteOutcome::AlreadyExists);
+            let (size, max) = (bytes.len() as u64, self.max_model_size);
+            if size > max {
+                return Err(StoreError::new(FormatError::TooLarge { size, max }));
             }
-            Err(error) => StoreError::new(error),
+            let path = version_path(MODELS, name, version);
+            let options = PutOptions::from(PutMode::Create);
+            let payload = bytes.to_vec().into();
+            let error = match self.objects.put_opts(&path, payload, options).await {
+                Ok(put) => {
+                    let e_tag = match &self.folder {
+                        Some(store) => {
+                            let path = store.join(path.as_ref());
+                            let metadata = run_blocking(move || folder::regular_file(&path)).await;
+                            metadata.ok().as_ref().map(folder::e_tag)
+                        }
+                        None => put.e_tag,
+                    };
+                    return Ok(WriteOutcome::Stored(Version::new(version, e_tag)));
+                }
+                Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
+                    return Ok(WriteOutcome::AlreadyExists);
+                }
+                Err(error) => StoreError::new(error),
+            };
+            // A folder loses no answers: if the file was written, its fsync failed.
+            if self.is_folder() {
+                if matches!(self.fetch(name, version, None).await, Ok(stored) if stored == bytes) {
+                    let _ = self.objects.delete(&path).await;
+                }
+                return Err(error);
+            }
+            // The write may have succeeded and only its answer have been lost, so read it back.
+            let Ok(object) = self.objects.get(&path).await else {
+                return Err(error);
+            };
+            let e_tag = object.meta.e_tag.clone();
+            match object.bytes().await {
+                Ok(stored) if stored == bytes => {
+                    Ok(WriteOutcome::Stored(Version::new(version, e_tag)))
+                }
+                Ok(_) => Ok(WriteOutcome::AlreadyExists),
+                Err(_) => Err(error),
+            }
         };
-        // A folder loses no answers: if the file was written, its fsync failed.
-        if self.is_folder() {
-            if matches!(self.fetch(name, version, None).await, Ok(stored) if stored == bytes) {
-                let _ = self.objects.delete(&path).await;
-            }
-            return Err(error);
-        }
-        // The write may have succeeded and only its answer have been lost, so read it back.
-        let Ok(object) = self.objects.get(&path).await else {
-            return Err(error);
-        };
-        let e_tag = object.meta.e_tag.clone();
-        match object.bytes().await {
-            Ok(stored) if stored == bytes => Ok(WriteOutcome::Stored(Version::new(version, e_tag))),
-            Ok(_) => Ok(WriteOutcome::AlreadyExists),
-            Err(_) => Err(error),
-        }
+        self.count(Operation::Write, run).await
     }
 
     /// Removes versions in the given order. Skips those that are missing.
@@ -430,20 +449,23 @@ impl Store {
         if versions.is_empty() {
             return Ok(());
         }
-        self.check_mounted()?;
-        for version in versions {
-            let path = version_path(MODELS, name, version.number);
-            match self.objects.delete(&path).await {
-                Ok(()) | Err(ObjectError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
+        let run = async {
+            self.check_mounted()?;
+            for version in versions {
+                let path = version_path(MODELS, name, version.number);
+                match self.objects.delete(&path).await {
+                    Ok(()) | Err(ObjectError::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
-        }
-        if let Some(folder) = &self.folder {
-            let models = folder.join(MODELS);
-            let model = models.join(name.folder());
-            run_blocking(move || folder::sync_removal(&models, &model)).await?;
-        }
-        Ok(())
+            if let Some(folder) = &self.folder {
+                let models = folder.join(MODELS);
+                let model = models.join(name.folder());
+                run_blocking(move || folder::sync_removal(&models, &model)).await?;
+            }
+            Ok(())
+        };
+        self.count(Operation::Delete, run).await
     }
 
     /// Moves a damaged version to the quarantine; returns its new path.
@@ -472,14 +494,17 @@ impl Store {
     ///
     /// [`StoreError`] if the store does not answer.
     pub async fn announce(&self) -> Result<(), StoreError> {
-        self.check_mounted()?;
-        // Some object stores hash the content for the ETag, so each announcement must be unique.
-        let nonce = format!("{:032x}\n", rand::random::<u128>());
-        self.objects
-            .put(&Path::from(CHANGED), nonce.into_bytes().into())
-            .await?;
-        self.has_marker.store(true, Ordering::Relaxed);
-        Ok(())
+        let run = async {
+            self.check_mounted()?;
+            // Some object stores hash the content for the ETag, so each announcement must be unique.
+            let nonce = format!("{:032x}\n", rand::random::<u128>());
+            self.objects
+                .put(&Path::from(CHANGED), nonce.into_bytes().into())
+                .await?;
+            self.has_marker.store(true, Ordering::Relaxed);
+            Ok(())
+        };
+        self.count(Operation::Announce, run).await
     }
 
     /// Polls for an announcement since the one with the ETag `seen`.
@@ -489,44 +514,47 @@ impl Store {
     /// [`StoreError`] if the store does not answer, or the change marker has disappeared: nobody
     /// removes it, so the disk is not mounted, or the like.
     pub async fn changed_since(&self, seen: Option<&str>) -> Result<Poll, StoreError> {
-        if let Some(store) = &self.folder {
-            let path = store.join(CHANGED);
-            let marker = run_blocking(move || match std::fs::metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                metadata => metadata.map(Some),
-            });
-            let Some(metadata) = marker.await? else {
-                return match seen {
-                    None => Ok(Poll::Unchanged),
-                    Some(_) => Err(self.marker_missing()),
+        let run = async {
+            if let Some(store) = &self.folder {
+                let path = store.join(CHANGED);
+                let marker = run_blocking(move || match std::fs::metadata(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    metadata => metadata.map(Some),
+                });
+                let Some(metadata) = marker.await? else {
+                    return match seen {
+                        None => Ok(Poll::Unchanged),
+                        Some(_) => Err(self.marker_missing()),
+                    };
                 };
-            };
-            self.has_marker.store(true, Ordering::Relaxed);
-            if !metadata.is_file() {
-                // The next announcement replaces it.
-                self.name_stray(&format!("{CHANGED:?}"), "it is not a regular file");
-                return Ok(Poll::Unchanged);
-            }
-            let e_tag = folder::e_tag(&metadata);
-            return Ok(match seen {
-                Some(seen) if seen == e_tag => Poll::Unchanged,
-                _ => Poll::Changed(Some(e_tag)),
-            });
-        }
-        let options = GetOptions {
-            if_none_match: seen.map(str::to_owned),
-            ..GetOptions::default()
-        };
-        match self.objects.get_opts(&Path::from(CHANGED), options).await {
-            Ok(object) => {
                 self.has_marker.store(true, Ordering::Relaxed);
-                Ok(Poll::Changed(object.meta.e_tag))
+                if !metadata.is_file() {
+                    // The next announcement replaces it.
+                    self.name_stray(&format!("{CHANGED:?}"), "it is not a regular file");
+                    return Ok(Poll::Unchanged);
+                }
+                let e_tag = folder::e_tag(&metadata);
+                return Ok(match seen {
+                    Some(seen) if seen == e_tag => Poll::Unchanged,
+                    _ => Poll::Changed(Some(e_tag)),
+                });
             }
-            Err(ObjectError::NotModified { .. }) => Ok(Poll::Unchanged),
-            Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(Poll::Unchanged),
-            Err(ObjectError::NotFound { .. }) => Err(self.marker_missing()),
-            Err(error) => Err(error.into()),
-        }
+            let options = GetOptions {
+                if_none_match: seen.map(str::to_owned),
+                ..GetOptions::default()
+            };
+            match self.objects.get_opts(&Path::from(CHANGED), options).await {
+                Ok(object) => {
+                    self.has_marker.store(true, Ordering::Relaxed);
+                    Ok(Poll::Changed(object.meta.e_tag))
+                }
+                Err(ObjectError::NotModified { .. }) => Ok(Poll::Unchanged),
+                Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(Poll::Unchanged),
+                Err(ObjectError::NotFound { .. }) => Err(self.marker_missing()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        self.count(Operation::Poll, run).await
     }
 
     /// Fails if the folder has lost its change marker, as when its disk was unmounted: it looks

@@ -242,6 +242,12 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
     let refused = guarded.send(reader.expect("a valid request")).await;
     seen.insert(code(&refused));
 
+    let stopping = App::with(ApiConfig {
+        stopping: Arc::new(true.into()),
+        ..ApiConfig::default()
+    });
+    seen.insert(code(&stopping.get("/ready").await));
+
     let untyped = Request::post("/predict").body(Body::from("{}"));
     seen.insert(code(&app.send(untyped.expect("a valid request")).await));
     let broken = stream::iter([Ok("{\"value\""), Err(std::io::Error::other("reset"))]);

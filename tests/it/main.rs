@@ -24,6 +24,7 @@ mod examples;
 mod forest;
 mod loading;
 mod memory;
+mod metrics;
 mod models;
 mod predict;
 mod program;

@@ -17,7 +17,7 @@ mod windowed_request;
 pub(super) use predict_request::{PredictRequest, parse_rows, parse_values};
 pub(super) use response::{
     ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Reading,
-    WindowedPrediction, explained_predictions, prediction, predictions, retrained,
+    Version, WindowedPrediction, explained_predictions, prediction, predictions, retrained,
     windowed_predictions,
 };
 pub(super) use retrain_request::{

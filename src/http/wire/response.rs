@@ -388,6 +388,13 @@ pub(in crate::http) struct ModelDeleted {
     pub(in crate::http) name: String,
 }
 
+/// The response to `GET /version`.
+#[derive(Debug, Serialize)]
+pub(in crate::http) struct Version {
+    pub(in crate::http) name: &'static str,
+    pub(in crate::http) version: &'static str,
+}
+
 /// The versions of a model.
 #[derive(Debug, Serialize)]
 pub(in crate::http) struct ModelVersions {

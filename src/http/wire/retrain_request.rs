@@ -238,24 +238,20 @@ fn parse_features(
     Ok((names, features))
 }
 
-/// Parses the body of server.py's /retrain, `{"samples": …}`, into one row per number.
-pub(in crate::http) fn parse_flask_retrain(body: &[u8]) -> Result<Array2<f64>, ApiError> {
+/// Parses the body of server.py's /retrain, `{"samples": …}`, into one row per number. Also returns
+/// the settings in it, which have no effect.
+pub(in crate::http) fn parse_flask_retrain(
+    body: &[u8],
+) -> Result<(Array2<f64>, Vec<&'static str>), ApiError> {
     let text = json::decode(body)?;
     let [raw, others @ ..] = json::fields(&text, FIELDS, EXAMPLE)?;
     let raw = raw.ok_or_else(|| json::missing("samples", EXAMPLE))?;
-    let ignored: Vec<&str> = FIELDS[1..]
+    let ignored = FIELDS[1..]
         .iter()
         .zip(others)
         .filter_map(|(field, value)| value.map(|_| *field))
         .collect();
-    if !ignored.is_empty() {
-        tracing::warn!(
-            "/retrain takes only samples, as server.py does; it ignored {}; \
-             /models/default/retrain takes them",
-            ignored.join(", ")
-        );
-    }
-    parse_flat_samples(raw)
+    Ok((parse_flat_samples(raw)?, ignored))
 }
 
 /// Sets what a field says; `null` goes back to the server's setting.

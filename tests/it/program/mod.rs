@@ -7,6 +7,7 @@ mod connections;
 mod hostile;
 mod keep_alive;
 mod load;
+mod observed;
 mod shutdown;
 mod startup;
 
