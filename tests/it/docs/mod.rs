@@ -104,6 +104,7 @@ fn every_command_in_the_documents_gives_the_output_they_show() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
+        "deploy/README.md",
         "node-red-flows/README.md",
     ] {
         if root().join(name).exists() {
@@ -172,6 +173,7 @@ fn nginx_accepts_the_configuration_in_the_documents() {
 fn every_relative_link_in_the_documents_resolves() {
     let mut documents = markdown_in("");
     documents.extend(markdown_in("docs"));
+    documents.extend(markdown_in("deploy"));
     documents.extend(markdown_in("node-red-flows"));
     let mut errors = Vec::new();
     let mut links = 0;
