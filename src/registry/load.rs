@@ -330,7 +330,6 @@ impl Shared {
         self.models.set(name, Arc::clone(model));
         if model.window.is_none() {
             self.streams.remove(name);
-            self.metrics.forget(name);
         }
         self.unload_excess();
     }

@@ -2,34 +2,46 @@
 #![cfg(unix)]
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use super::READING;
 use crate::support::folder::Folder;
 use crate::support::http::{connect, read_response, request, send};
-use crate::support::server::Server;
+use crate::support::server::{BINARY, Server};
+
+/// A server whose start waits for its training readings, its address, and the pipe to write them to.
+fn starting(folder: &Folder) -> (Server, String, PathBuf) {
+    let readings = folder.path().join("readings");
+    let made = Command::new("mkfifo").arg(&readings).status();
+    assert!(made.expect("mkfifo runs").success());
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let address = free.expect("a free port");
+    let mut command = Command::new(BINARY);
+    command
+        .args(["--host", "127.0.0.1", "--port", &address.port().to_string()])
+        .args(["--store", "memory:", "--train"])
+        .arg(&readings);
+    let server = Server::spawn_only(command);
+    server.wait_for_line("take at most");
+    let address = address.to_string();
+    // The log says that before the server listens.
+    for _ in 0..1000 {
+        if connect(&address).is_ok() {
+            return (server, address, readings);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it does not listen:\n{}", server.log());
+}
 
 // A long training must not look like a hang, or a supervisor would start the server again and again.
 #[test]
 fn probes_are_answered_during_the_start_and_other_requests_wait_for_its_end() {
     let folder = Folder::new();
-    let readings = folder.file("readings", "");
-    std::fs::remove_file(&readings).expect("a file");
-    let made = Command::new("mkfifo").arg(&readings).status();
-    assert!(made.expect("mkfifo runs").success());
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = port.expect("a free port").to_string();
-    let port = address.rsplit(':').next().expect("a port");
-    // The start waits for what is written to the pipe.
-    let server = Server::spawn_only(Server::command(&["--port", port, "--train", &readings]));
-
-    let health = loop {
-        match request(&address, "GET", "/health", "") {
-            Ok(response) => break response,
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
+    let (server, address, readings) = starting(&folder);
+    let health = request(&address, "GET", "/health", "").expect("a response");
     assert_eq!(health.ok(), "{\"status\":\"ok\"}\n");
     let ready = request(&address, "GET", "/ready", "").expect("a response");
     assert_eq!(ready.status, 503);
@@ -54,20 +66,8 @@ fn probes_are_answered_during_the_start_and_other_requests_wait_for_its_end() {
 #[test]
 fn a_start_that_fails_ends_the_requests_that_wait_for_it() {
     let folder = Folder::new();
-    let readings = folder.file("readings", "");
-    std::fs::remove_file(&readings).expect("a file");
-    let made = Command::new("mkfifo").arg(&readings).status();
-    assert!(made.expect("mkfifo runs").success());
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let address = port.expect("a free port").to_string();
-    let port = address.rsplit(':').next().expect("a port");
-    let mut server = Server::spawn_only(Server::command(&["--port", port, "--train", &readings]));
-    let mut stream = loop {
-        match connect(&address) {
-            Ok(stream) => break stream,
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
+    let (mut server, address, readings) = starting(&folder);
+    let mut stream = connect(&address).expect("it listens");
     send(&mut stream, "GET /models HTTP/1.1", b"").expect("the server reads");
     std::fs::write(&readings, "1\nx\n").expect("the server reads");
     let response = read_response(&mut stream);
