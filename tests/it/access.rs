@@ -194,7 +194,7 @@ async fn allowed_origins_may_call_from_browsers() {
     );
     assert_eq!(
         answer.headers["access-control-allow-headers"],
-        "authorization,content-type"
+        "authorization,content-type,x-request-id"
     );
     let answer = preflight("http://evil.example").await;
     assert!(!answer.headers.contains_key("access-control-allow-origin"));
@@ -300,6 +300,11 @@ async fn keys_say_who_may_do_what() {
         let refused = [StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED];
         assert!(!refused.contains(&answer.status), "{path}: {}", answer.body);
     }
+    // Supervisors have no key.
+    for path in ["/health", "/ready"] {
+        let answer = request(&app, Method::GET, path, &[], "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
     // Which methods a path takes is open, to the byte as without keys.
     for path in ["/predict", "/retrain"] {
         let with = request(&app, Method::OPTIONS, path, &[], "").await;
@@ -355,7 +360,7 @@ async fn refusals_for_want_of_a_key_reach_allowed_origins() {
 }
 
 /// Requests that change nothing.
-fn reads() -> [(Method, &'static str, &'static str); 8] {
+fn reads() -> [(Method, &'static str, &'static str); 10] {
     let value = r#"{"value": 1}"#;
     [
         (Method::POST, "/predict", value),
@@ -363,6 +368,8 @@ fn reads() -> [(Method, &'static str, &'static str); 8] {
         (Method::POST, "/%70redict", value),
         (Method::POST, "/models/motor/predict", value),
         (Method::GET, "/models", ""),
+        (Method::GET, "/version", ""),
+        (Method::GET, "/metrics", ""),
         (Method::HEAD, "/models", ""),
         (Method::GET, "/models/motor", ""),
         (Method::GET, "/models/motor/versions", ""),
