@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// # Errors
 ///
 /// A description of the problem that completes a sentence such as "the body is …".
-pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
+pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
     let decode_utf16 = |unit: fn([u8; 2]) -> u16| {
         let (pairs, rest) = bytes.as_chunks::<2>();
         let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();

@@ -39,6 +39,25 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// A line of JSON with its unsafe characters escaped as JSON does it: `\u009b`. Outside of strings a
+/// line of JSON has none but the line feed, which stays.
+pub fn json_escape(line: &str) -> Cow<'_, str> {
+    let is_unsafe = |c: char| c != '\n' && is_unsafe(c);
+    if !line.contains(is_unsafe) {
+        return Cow::Borrowed(line);
+    }
+    let mut escaped = String::with_capacity(line.len() + 8);
+    for c in line.chars() {
+        if is_unsafe(c) {
+            // All of them are in the Basic Multilingual Plane.
+            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +84,21 @@ mod tests {
         ] {
             assert_eq!(escape(text), expected);
         }
+    }
+
+    #[test]
+    fn escaped_json_is_the_same_json() {
+        let text = "Öl °C 🌡 \n\r\t\0\u{1b}[2J\u{7f}\u{85}\u{9b}\u{2028}\u{202e}\u{feff}\"\\";
+        let line = serde_json::to_string(text).expect("a string") + "\n";
+        let escaped = json_escape(&line);
+        assert!(!escaped.trim_end().contains(is_unsafe), "{escaped:?}");
+        assert_eq!(
+            serde_json::from_str::<String>(&escaped).ok().as_deref(),
+            Some(text)
+        );
+        assert!(
+            escaped.contains("Öl °C 🌡") && escaped.ends_with('\n'),
+            "{escaped}"
+        );
     }
 }

@@ -25,15 +25,15 @@
 //! * [`forest`]: the isolation forest
 //!
 //! Helpers: [`training_data`], the training data of the default model; [`memory`], the memory budget;
-//! [`reload`], files that are read again when they change; `encoding`, `excerpt` and [`escape`], text
+//! [`reload`], files that are read again when they change; [`encoding`], [`excerpt`] and [`escape`], text
 //! from files and clients; `total_order`, floats as ordered integers.
 
 #![forbid(unsafe_code)]
 
 pub mod detector;
-mod encoding;
+pub mod encoding;
 pub mod escape;
-mod excerpt;
+pub mod excerpt;
 pub mod forest;
 pub mod http;
 pub mod memory;

@@ -12,7 +12,7 @@ use ring::digest::{SHA256, digest};
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Largest file, in bytes. Ten thousand keys, or a long chain of certificates, take less.
+/// Largest file, in bytes. Ten thousand keys, a long chain of certificates or all settings take less.
 const MAX_FILE_SIZE: u64 = 1024 * 1024;
 
 /// Settings that stand in files.
@@ -87,7 +87,12 @@ fn read_all<const N: usize>(paths: &[PathBuf; N]) -> Result<[Vec<u8>; N], String
     Ok(contents)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a file of settings, of at most 1 MiB.
+///
+/// # Errors
+///
+/// An I/O error where the file cannot be read or is larger.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?
         .take(MAX_FILE_SIZE + 1)

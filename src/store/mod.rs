@@ -84,6 +84,7 @@ use self::reports::Reports;
 pub use error::{EncodeError, FormatError, ReadError, StoreError};
 pub use format::{MetadataPrefix, decode, decode_metadata, encode};
 pub use name::{ModelName, NameError};
+pub use open::without_secrets;
 pub use record::{Drift, Metadata, ModelSettings, Record};
 pub use version::{Poll, Version, WriteOutcome};
 
@@ -126,7 +127,7 @@ impl Store {
     pub fn open(location: &str) -> Result<Self, StoreError> {
         match open::open(location)? {
             Backend::Memory => Ok(Self::in_memory()),
-            Backend::Remote(objects) => Ok(Self::from_objects(objects, location)),
+            Backend::Remote(objects) => Ok(Self::from_objects(objects, &without_secrets(location))),
             Backend::Folder(folder, objects) => {
                 folder::remove_stale_uploads(&folder);
                 if folder::is_open_to_others(&folder) {
@@ -142,6 +143,15 @@ impl Store {
                 })
             }
         }
+    }
+
+    /// Checks a location as [`open`](Self::open) does, but creates and asks nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the location names no store, or its access is not configured.
+    pub fn check(location: &str) -> Result<(), StoreError> {
+        open::check(location)
     }
 
     /// A store that lives as long as the process.
