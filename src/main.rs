@@ -3,28 +3,28 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod healthcheck;
 mod telemetry;
 
 use std::error::Error;
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::Parser;
-use iforest_server::http::{Api, ApiConfig, ApiKeys, StartingApi};
+use iforest_server::http::{Api, ApiConfig, ApiKeys, KeyFileError, StartingApi};
 use iforest_server::registry::{DefaultModel, Registry};
 use iforest_server::reload::{self, Reload};
-use iforest_server::server::Tls;
-use iforest_server::store::Store;
+use iforest_server::server::{Tls, TlsError};
+use iforest_server::store::{Store, StoreError, without_secrets};
 use iforest_server::{server, training_data};
 use ndarray::Array2;
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Command, Config, Listing, Settings};
 
 /// How long a shutdown waits for changes of models to be stored and announced.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,9 +36,21 @@ const MAX_OPEN_FILES: u64 = 65_536;
 fn main() -> ExitCode {
     #[cfg(unix)]
     keep_files_private();
-    let config = Config::parse();
-    telemetry::start(config.log_level);
-    match serve(&config) {
+    let settings = match Settings::load() {
+        Ok(settings) => settings,
+        Err(error) => return error.report(),
+    };
+    telemetry::start(settings.config.log_level, settings.config.log_format);
+    let result = if settings.config.check_config {
+        check(&settings)
+    } else {
+        let config = settings.into_config();
+        match config.command {
+            Some(Command::Healthcheck) => return healthcheck::run(&config),
+            None => serve(&config),
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -55,21 +67,11 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     let _ = rlimit::increase_nofile_limit(MAX_OPEN_FILES);
     let (stop, serving) = stop_signal()?;
     let options = config.registry_config()?;
-    let api_keys = config
-        .api_keys
-        .as_deref()
-        .map(ApiKeys::load)
-        .transpose()?
-        .map(Arc::new);
-    let tls = config
-        .tls()
-        .map(|(cert, key)| Tls::load(cert, key))
-        .transpose()?
-        .map(Arc::new);
+    let api_keys = api_keys(config)?.map(Arc::new);
+    let tls = tls(config)?.map(Arc::new);
     // Bind before training, so that a port in use is reported at once.
     let listener = bind(&config.host, config.port)?;
-    let store = Store::open(&config.store)
-        .map_err(|error| format!("cannot use the store {}: {error}", config.store))?;
+    let store = Store::open(&config.store).map_err(|error| store_failed(config, &error))?;
     tracing::info!("models are kept in {store}");
     let memory_limit = options.memory_limit;
     tracing::info!("models, trainings and requests take at most {memory_limit}");
@@ -164,6 +166,49 @@ fn log_address(bound: SocketAddr, scheme: &str, api_keys: Option<&ApiKeys>) {
     }
 }
 
+/// Checks the settings and the files that they name, and prints what holds. Nothing is created, bound
+/// or trained.
+fn check(settings: &Settings) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let config = &settings.config;
+    let memory_limit = config.registry_config()?.memory_limit;
+    let mut checked = vec![format!(
+        "models, trainings and requests take at most {memory_limit}"
+    )];
+    if let Some(keys) = api_keys(config)? {
+        checked.push(format!("requests need one of {} API keys", keys.count()));
+    }
+    if tls(config)?.is_some() {
+        checked.push("the certificate and its key belong together".to_owned());
+    }
+    let addresses = (config.host.as_str(), config.port).to_socket_addrs();
+    addresses.map_err(|error| cannot_listen(&config.host, config.port, &error))?;
+    Store::check(&config.store).map_err(|error| store_failed(config, &error))?;
+    if let Some(path) = &config.train {
+        let readings = training_data::from_file(path)?;
+        checked.push(format!("{} readings to train on", readings.nrows()));
+    }
+    let mut text = Listing(settings).to_string();
+    for line in checked {
+        text += &format!("# {line}\n");
+    }
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn api_keys(config: &Config) -> Result<Option<ApiKeys>, KeyFileError> {
+    config.api_keys.as_deref().map(ApiKeys::load).transpose()
+}
+
+fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+    let files = config.tls();
+    files.map(|(cert, key)| Tls::load(cert, key)).transpose()
+}
+
+fn store_failed(config: &Config, error: &StoreError) -> String {
+    let store = without_secrets(&config.store);
+    format!("cannot use the store {store}: {error}")
+}
+
 /// Keeps the files and folders that are created from users other than the owner: models tell what a
 /// plant measures. A umask that keeps others out already, such as a service's `UMask=0027`, stays.
 #[cfg(unix)]
@@ -192,15 +237,17 @@ fn synthetic(random_state: Option<u32>) -> Array2<f64> {
 }
 
 fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
-    server::bind(host, port).map_err(|error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "; another program listens there: stop it, or choose another port with --port"
-            }
-            _ => "",
-        };
-        format!("cannot listen on {host}:{port}: {error}{hint}")
-    })
+    server::bind(host, port).map_err(|error| cannot_listen(host, port, &error))
+}
+
+fn cannot_listen(host: &str, port: u16, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program listens there: stop it, or choose another port with --port"
+        }
+        _ => "",
+    };
+    format!("cannot listen on {host}:{port}: {error}{hint}")
 }
 
 /// The address to call from this machine, since 0.0.0.0 cannot be called.

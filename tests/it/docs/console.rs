@@ -3,7 +3,8 @@
 //!
 //! `curl` and `iforest-server` run here. Requests to port 5000 go to a server that was started with
 //! the options in the comment directly before the block, `<!-- server: --random-state 42 -->`; a
-//! block without a comment uses the server of the block before it.
+//! block without a comment uses the server of the block before it. A block after
+//! `<!-- file: NAME -->` is written to a file of that name, for the commands after it.
 
 use std::path::Path;
 use std::process::Command;
@@ -36,6 +37,9 @@ pub(super) fn check(document: &str) -> Report {
         ..Report::default()
     };
     let mut session = Session::new();
+    for (name, content) in files(document) {
+        session.folder.file(name, content);
+    }
     for block in blocks(document) {
         if let Some(options) = &block.server
             && let Err(error) = session.start(options)
@@ -126,6 +130,16 @@ fn blocks(document: &str) -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// The names and contents of the blocks that are files.
+fn files(document: &str) -> impl Iterator<Item = (&str, &str)> {
+    document.split("<!-- file: ").skip(1).filter_map(|rest| {
+        let (name, rest) = rest.split_once(" -->\n```")?;
+        let (_, rest) = rest.split_once('\n')?;
+        let (content, _) = rest.split_once("```")?;
+        Some((name, content))
+    })
 }
 
 /// The lines of `sh` blocks, and indented commands that follow an empty line outside any block.

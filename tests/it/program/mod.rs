@@ -2,11 +2,14 @@
 
 mod bodies;
 mod capacity;
+mod config;
 mod connections;
+mod healthcheck;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod hostile;
 mod keep_alive;
 mod load;
+mod log_format;
 mod observed;
 mod shutdown;
 mod startup;
