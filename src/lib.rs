@@ -19,6 +19,7 @@
 //! Each layer depends only on the layers below it.
 //!
 //! * [`http`]: routes, JSON requests and responses; [`server`]: accept loop and graceful shutdown
+//! * [`predict_csv`]: predictions of a file, without a server
 //! * [`registry`]: the served models, their retraining, and the changes that other servers make
 //! * [`store`]: storage of models and its format
 //! * [`detector`]: scaler, forest and threshold as one value
@@ -38,6 +39,7 @@ pub mod forest;
 pub mod http;
 pub mod memory;
 pub mod metrics;
+pub mod predict_csv;
 pub mod registry;
 pub mod reload;
 pub mod server;

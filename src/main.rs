@@ -4,6 +4,8 @@
 
 mod config;
 mod healthcheck;
+mod predict;
+mod progress;
 mod telemetry;
 
 use std::error::Error;
@@ -25,6 +27,7 @@ use ndarray::Array2;
 use tokio::sync::oneshot;
 
 use crate::config::{Command, Config, Listing, Settings};
+use crate::progress::Step;
 
 /// How long a shutdown waits for changes of models to be stored and announced.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         let config = settings.into_config();
         match config.command {
             Some(Command::Healthcheck) => return healthcheck::run(&config),
+            Some(Command::Predict(ref args)) => predict::run(&config, args),
             None => serve(&config),
         }
     };
@@ -92,7 +96,12 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     let (api, started) = StartingApi::new();
     let start = move || {
         let first = first_model(config)?;
+        let step = Step::start(match &first {
+            DefaultModel::Retrain(readings) => format!("training on {} readings", readings.nrows()),
+            DefaultModel::LoadOrTrain(_) => "loading models".to_owned(),
+        });
         let registry = Arc::new(Registry::open(store, options, first)?);
+        drop(step);
         // Fails only where the server could not run.
         let _ = started.send(Some(Api::new(Arc::clone(&registry), api_config)));
         log_address(bound, scheme, api_keys.as_deref());
@@ -140,7 +149,9 @@ fn first_model(config: &Config) -> Result<DefaultModel, training_data::TrainingD
             synthetic(random_state)
         })));
     };
+    let step = Step::start(format!("reading {}", path.display()));
     let readings = training_data::from_file(path)?;
+    drop(step);
     tracing::info!(
         "training on {} readings of {}",
         readings.nrows(),

@@ -10,6 +10,7 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::config::{LogFormat, LogLevel};
+use crate::progress::LogWriter;
 
 /// Starts the log, with colours on a terminal. Where it cannot be written, as to a full disk or an
 /// ended program, lines are lost and the server goes on.
@@ -29,13 +30,13 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Text => log
             .with_ansi(io::stderr().is_terminal())
             .fmt_fields(debug_fn(write_field).delimited(" "))
-            .with_writer(io::stderr)
+            .with_writer(|| LogWriter)
             .init(),
         LogFormat::Json => log
             .json()
             .flatten_event(true)
             .with_span_list(false)
-            .with_writer(|| EscapedJson(io::stderr()))
+            .with_writer(|| EscapedJson(LogWriter))
             .init(),
     }
 }

@@ -19,6 +19,8 @@ use iforest_server::http::Origin;
 use iforest_server::memory::MemoryLimit;
 use iforest_server::registry::RegistryConfig;
 
+use crate::predict::PredictArgs;
+
 pub(crate) use listing::Listing;
 pub(crate) use settings::Settings;
 use values::{
@@ -154,6 +156,7 @@ pub(crate) struct Config {
         value_name = "HOW",
         value_enum,
         default_value_t = OutOfRangeArg::Score,
+        global = true,
         hide_possible_values = true,
         hide_short_help = true,
         help_heading = MODELS
@@ -167,6 +170,7 @@ pub(crate) struct Config {
     #[arg(
         long,
         env = "IFOREST_OUT_OF_RANGE_MARGIN",
+        global = true,
         value_name = "SHARE",
         default_value_t = 0.0,
         allow_negative_numbers = true,
@@ -185,6 +189,7 @@ pub(crate) struct Config {
         env = "IFOREST_STORE",
         value_name = "URL",
         default_value = "./iforest-models",
+        global = true,
         help_heading = STORAGE
     )]
     pub(crate) store: String,
@@ -336,6 +341,7 @@ pub(crate) enum Command {
     /// that it is configured with. The exit code is 0 if it answers with status 200 within 3 seconds.
     /// Otherwise it is 1, and a line on standard error says why.
     Healthcheck,
+    Predict(PredictArgs),
 }
 
 /// [`OutOfRange`] on the command line.

@@ -28,6 +28,30 @@ pub enum SetupError {
     Thread(#[from] io::Error),
 }
 
+/// Why a model could not be loaded from a store that is not served.
+#[derive(Debug, Error)]
+pub enum LoadOneError {
+    /// The store cannot be listed or read.
+    #[error("the store cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The model does not exist.
+    #[error("there is no model {name} in {location}; {}", list_names(names))]
+    NoModel {
+        /// The model.
+        name: ModelName,
+        /// The store.
+        location: String,
+        /// All models in the store.
+        names: Vec<ModelName>,
+    },
+    /// No version of the model can be read.
+    #[error("the stored model {0} cannot be read (see the log lines above)")]
+    Unreadable(ModelName),
+    /// The system cannot start a thread, or it panicked.
+    #[error("cannot load the model: {0}")]
+    Thread(#[from] io::Error),
+}
+
 /// Why a model could not be loaded.
 #[derive(Debug, Clone, Error)]
 pub enum LoadError {
@@ -147,6 +171,24 @@ fn describe_served(served: Option<u64>, restored_from: Option<u64>) -> String {
         (Some(served), None) => format!("version {served}"),
         (None, _) => "a model that is not stored".to_owned(),
     }
+}
+
+fn list_names(names: &[ModelName]) -> String {
+    // A store may hold thousands.
+    const MAX_LISTED: usize = 20;
+    if names.is_empty() {
+        return "it holds no models: is this the --store of the server?".to_owned();
+    }
+    let listed: Vec<&str> = names
+        .iter()
+        .take(MAX_LISTED)
+        .map(ModelName::as_str)
+        .collect();
+    let more = match names.len().saturating_sub(MAX_LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("there are {}{more}", listed.join(", "))
 }
 
 fn list(versions: &[u64]) -> String {

@@ -52,6 +52,7 @@ mod warm_up;
 
 use std::fmt;
 use std::future::ready;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ use crate::store::{ModelName, Store};
 
 pub use audit::Actor;
 pub use config::{DefaultModel, RegistryConfig};
-pub use error::{ChangeError, LoadError, SetupError};
+pub use error::{ChangeError, LoadError, LoadOneError, SetupError};
 pub use metrics::Verdicts;
 pub use models::{ServedModel, Summary};
 pub use streams::StreamGuard;
@@ -130,6 +131,24 @@ impl Registry {
     pub fn train(params: IsolationForestParams, readings: Array2<f64>) -> Result<Self, SetupError> {
         let default = DefaultModel::LoadOrTrain(Box::new(|| readings));
         Self::open(Store::in_memory(), RegistryConfig::new(params), default)
+    }
+
+    /// Loads one model of a store, as [`open`](Self::open) would serve it, without serving. Writes
+    /// nothing if the store was [opened to be read](Store::open_to_read).
+    ///
+    /// # Errors
+    ///
+    /// [`LoadOneError`] if there is no such model, or none of its versions can be read.
+    pub fn load_one(
+        store: Store,
+        config: RegistryConfig,
+        name: ModelName,
+    ) -> Result<Arc<ServedModel>, LoadOneError> {
+        let runtime = RuntimeThread::start()?;
+        let decoder = Decoder::start("load", false)?;
+        let loaded = async move { open::load_one(&store, &config, &decoder, &name).await };
+        let interrupted = || io::Error::other("the thread was interrupted");
+        runtime.run(loaded).ok_or_else(interrupted)?
     }
 
     /// The default model as of now. Later changes do not affect the returned model.

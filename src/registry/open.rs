@@ -10,7 +10,7 @@ use super::audit::{Actor, Audit};
 use super::changes::ChangeKind;
 use super::config::{DefaultModel, RegistryConfig};
 use super::decoder::Decoder;
-use super::error::{ChangeError, SetupError};
+use super::error::{ChangeError, LoadOneError, SetupError};
 use super::load::{Newest, fetch, find_newest};
 use super::metrics::{RegistryMetrics, Verdicts};
 use super::models::{Models, ServedModel};
@@ -52,19 +52,19 @@ pub(super) async fn open(
     let mut versions = store.list().await?;
     let count = versions.len();
     let name = ModelName::default_model();
-    let StoredDefault {
+    let Stored {
         model: stored,
         is_unreadable,
     } = match versions.remove(&name) {
         Some(versions) => {
             let verdicts = metrics.verdicts(&name);
             let context = (&store, &config, &budget, &threads.decoder);
-            load_default(context, &name, &versions, verdicts).await?
+            load_newest(context, &name, &versions, verdicts).await?
         }
         None => {
             // Fails if its folder cannot be listed: never replace it with the synthetic one then.
             store.versions(&name).await?;
-            StoredDefault::default()
+            Stored::default()
         }
     };
     let loaded = usize::from(stored.is_some());
@@ -127,6 +127,30 @@ pub(super) async fn open(
     })
 }
 
+/// Loads one model to predict with, as a server on this store does, without a registry. Changes
+/// nothing if the store was [opened to be read](Store::open_to_read).
+pub(super) async fn load_one(
+    store: &Store,
+    config: &RegistryConfig,
+    decoder: &Decoder,
+    name: &ModelName,
+) -> Result<Arc<ServedModel>, LoadOneError> {
+    let versions = store.versions(name).await?;
+    if versions.is_empty() {
+        return Err(LoadOneError::NoModel {
+            name: name.clone(),
+            location: store.to_string(),
+            names: store.list().await?.into_keys().collect(),
+        });
+    }
+    let budget = MemoryBudget::new(config.memory_limit.models());
+    let context = (store, config, &budget, decoder);
+    let stored = load_newest(context, name, &versions, Arc::default()).await?;
+    stored
+        .model
+        .ok_or_else(|| LoadOneError::Unreadable(name.clone()))
+}
+
 /// The newest version of each model.
 fn newest(
     versions: BTreeMap<ModelName, Vec<Version>>,
@@ -136,22 +160,22 @@ fn newest(
         .filter_map(|(name, mut versions)| Some((name, versions.pop()?)))
 }
 
-/// The default model as it is stored.
+/// A model as it is stored.
 #[derive(Default)]
-struct StoredDefault {
+struct Stored {
     model: Option<Arc<ServedModel>>,
     /// Whether it is stored, but cannot be read.
     is_unreadable: bool,
 }
 
-async fn load_default(
+/// Loads the newest readable version of a model, whatever memory it takes.
+async fn load_newest(
     (store, config, budget, decoder): (&Store, &RegistryConfig, &Arc<MemoryBudget>, &Decoder),
     name: &ModelName,
     versions: &[Version],
     verdicts: Arc<Verdicts>,
-) -> Result<StoredDefault, StoreError> {
+) -> Result<Stored, StoreError> {
     let read = async |version| {
-        // It is always in memory, whatever it takes.
         let reserve = |bytes| Some(budget.reserve(bytes));
         match fetch(store, budget, name, version, reserve).await? {
             Some(fetched) => {
@@ -180,7 +204,7 @@ async fn load_default(
         // A network error is likely to be transient: a later start reads it. A disk error may be
         // permanent.
         (_, Some(error)) if !store.is_folder() => Err(error),
-        (Some(model), _) => Ok(StoredDefault {
+        (Some(model), _) => Ok(Stored {
             model: Some(model),
             is_unreadable: false,
         }),
@@ -189,7 +213,7 @@ async fn load_default(
             if !is_unreadable {
                 tracing::error!(model = %name, "none of the stored versions can be served");
             }
-            Ok(StoredDefault {
+            Ok(Stored {
                 model: None,
                 is_unreadable,
             })

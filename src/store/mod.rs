@@ -78,7 +78,7 @@ use object_store::{
 use self::folder::Listing;
 use self::layout::{CHANGED, MAX_VERSION, MODELS, QUARANTINE, parse_object, version_path};
 use self::metrics::{Operation, StoreMetrics};
-use self::open::Backend;
+use self::open::{Backend, Missing};
 use self::reports::Reports;
 
 pub use error::{EncodeError, FormatError, ReadError, StoreError};
@@ -102,6 +102,7 @@ pub struct Store {
     location: String,
     folder: Option<PathBuf>,
     shared: bool,
+    is_read_only: bool,
     max_model_size: u64,
     /// Whether the change marker was seen or written; from then on it must exist.
     has_marker: Arc<AtomicBool>,
@@ -125,22 +126,43 @@ impl Store {
     /// [`StoreError`] if the URL is not that of a store, the folder cannot be created, or access is
     /// not configured. An object store that cannot be reached fails only when it is used.
     pub fn open(location: &str) -> Result<Self, StoreError> {
-        match open::open(location)? {
-            Backend::Memory => Ok(Self::in_memory()),
-            Backend::Remote(objects) => Ok(Self::from_objects(objects, &without_secrets(location))),
+        let store = Self::from_backend(open::open(location, Missing::Create)?, location);
+        if let Some(folder) = &store.folder {
+            folder::remove_stale_uploads(folder);
+            if folder::is_open_to_others(folder) {
+                tracing::warn!(
+                    "every user of this machine may enter the folder {folder:?}; to keep the \
+                     models private, take that right away: chmod o-rwx"
+                );
+            }
+        }
+        Ok(store)
+    }
+
+    /// Opens a store as [`open`](Self::open) does, only to read it: a folder must be there, and all
+    /// operations that write fail. A server may use the store at the same time.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`open`](Self::open), and if the folder is missing.
+    pub fn open_to_read(location: &str) -> Result<Self, StoreError> {
+        let backend = open::open(location, Missing::Refuse)?;
+        Ok(Self {
+            is_read_only: true,
+            ..Self::from_backend(backend, location)
+        })
+    }
+
+    fn from_backend(backend: Backend, location: &str) -> Self {
+        match backend {
+            Backend::Memory => Self::in_memory(),
+            Backend::Remote(objects) => Self::from_objects(objects, &without_secrets(location)),
             Backend::Folder(folder, objects) => {
-                folder::remove_stale_uploads(&folder);
-                if folder::is_open_to_others(&folder) {
-                    tracing::warn!(
-                        "every user of this machine may enter the folder {folder:?}; to keep the \
-                         models private, take that right away: chmod o-rwx"
-                    );
-                }
                 let location = format!("folder {}", folder.display());
-                Ok(Self {
+                Self {
                     folder: Some(folder),
                     ..Self::from_objects(objects, &location)
-                })
+                }
             }
         }
     }
@@ -169,6 +191,7 @@ impl Store {
             location: location.to_owned(),
             folder: None,
             shared: true,
+            is_read_only: false,
             max_model_size: MAX_MODEL_SIZE,
             has_marker: Arc::default(),
             reports: Arc::default(),
@@ -397,7 +420,7 @@ impl Store {
         bytes: &[u8],
     ) -> Result<WriteOutcome, StoreError> {
         let run = async {
-            self.check_mounted()?;
+            self.check_writable()?;
             if version > MAX_VERSION {
                 return Err(StoreError::new(format!(
                     "versions are counted up to {MAX_VERSION}; to count anew, delete the model"
@@ -460,7 +483,7 @@ impl Store {
             return Ok(());
         }
         let run = async {
-            self.check_mounted()?;
+            self.check_writable()?;
             for version in versions {
                 let path = version_path(MODELS, name, version.number);
                 match self.objects.delete(&path).await {
@@ -484,6 +507,9 @@ impl Store {
     ///
     /// [`StoreError`] if the version cannot be moved.
     pub async fn quarantine(&self, name: &ModelName, version: u64) -> Result<String, StoreError> {
+        if self.is_read_only {
+            return Err(Self::read_only());
+        }
         let from = version_path(MODELS, name, version);
         let to = version_path(QUARANTINE, name, version);
         match self.objects.rename(&from, &to).await {
@@ -505,7 +531,7 @@ impl Store {
     /// [`StoreError`] if the store does not answer.
     pub async fn announce(&self) -> Result<(), StoreError> {
         let run = async {
-            self.check_mounted()?;
+            self.check_writable()?;
             // Some object stores hash the content for the ETag, so each announcement must be unique.
             let nonce = format!("{:032x}\n", rand::random::<u128>());
             self.objects
@@ -579,6 +605,18 @@ impl Store {
             return Err(self.marker_missing());
         }
         Ok(())
+    }
+
+    /// Fails if the store was opened only to be read, or [is not mounted](Self::check_mounted).
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if self.is_read_only {
+            return Err(Self::read_only());
+        }
+        self.check_mounted()
+    }
+
+    fn read_only() -> StoreError {
+        StoreError::new("the store is opened only to be read")
     }
 
     fn marker_missing(&self) -> StoreError {

@@ -38,11 +38,18 @@ pub(super) enum Backend {
     Remote(Arc<dyn ObjectStore>),
 }
 
-/// Opens `memory:`, a URL or a folder. Creates the folder if it is missing.
-pub(super) fn open(location: &str) -> Result<Backend, StoreError> {
+/// What to do about a folder that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    Create,
+    Refuse,
+}
+
+/// Opens `memory:`, a URL or a folder.
+pub(super) fn open(location: &str, missing: Missing) -> Result<Backend, StoreError> {
     match locate(location)? {
         Place::Memory => Ok(Backend::Memory),
-        Place::Folder(path) => open_folder(&path),
+        Place::Folder(path) => open_folder(&path, missing),
         Place::Remote(objects) => Ok(Backend::Remote(objects)),
     }
 }
@@ -162,8 +169,10 @@ fn with_prefix(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
     }
 }
 
-fn open_folder(path: &FilePath) -> Result<Backend, StoreError> {
-    folder::create(path).map_err(StoreError::new)?;
+fn open_folder(path: &FilePath, missing: Missing) -> Result<Backend, StoreError> {
+    if missing == Missing::Create {
+        folder::create(path).map_err(StoreError::new)?;
+    }
     let path = path.canonicalize().map_err(StoreError::new)?;
     let objects = LocalFileSystem::new_with_prefix(&path).map_err(StoreError::new)?;
     Ok(Backend::Folder(path, Arc::new(objects.with_fsync(true))))

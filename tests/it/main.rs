@@ -7,6 +7,7 @@
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
 //! * `window_streams`: predictions of windowed models, through the router
 //! * `program`, `durability`, `cluster`, `untrusted_store`, `loading`, `memory`: the real binary
+//! * `predict_csv`: predictions of a file, by the real binary
 //! * `access`: who may do what, through the router and the real binary
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
@@ -27,6 +28,7 @@ mod memory;
 mod metrics;
 mod models;
 mod predict;
+mod predict_csv;
 mod program;
 mod protocol;
 mod retrain;

@@ -1,0 +1,83 @@
+//! The subcommand `predict`: predicts the readings of a file with a stored model.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use iforest_server::predict_csv::{PredictCsvError, predict_csv};
+use iforest_server::registry::Registry;
+use iforest_server::store::{ModelName, Store};
+
+use crate::config::Config;
+use crate::{progress, store_failed};
+
+/// Predict the readings of a CSV file with a stored model, without a server
+///
+/// Writes each line with its anomaly_score, prediction and status to standard output, and a summary
+/// to standard error. Nothing is stored, and a server may use the same store meanwhile.
+///
+/// The readings are in the columns that are named after the model's features, or in the column
+/// called value; without a header, in the order of the features. A model with a window uses a
+/// column called time.
+#[derive(Debug, Clone, Args)]
+#[command(max_term_width = 100)]
+pub(crate) struct PredictArgs {
+    /// File of readings, as for --train [default: standard input]
+    file: Option<PathBuf>,
+
+    /// Name of the model
+    #[arg(long, value_name = "NAME", default_value = ModelName::DEFAULT)]
+    model: ModelName,
+}
+
+pub(crate) fn run(config: &Config, args: &PredictArgs) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let store = Store::open_to_read(&config.store)
+        .map_err(|error| store_failed(config, &error))?;
+    let (input, size, source) = open(args)?;
+    let model = Registry::load_one(store, config.registry_config()?, args.model.clone())?;
+    let bar = progress::bar(size);
+    let predicted = predict_csv(&model, bar.wrap_read(input), io::stdout());
+    bar.finish_and_clear();
+    match predicted {
+        Ok(summary) => {
+            // Where standard error is closed, nobody waits for a summary.
+            let _ = write!(io::stderr(), "{summary}");
+            Ok(())
+        }
+        // As of `head`, which has seen enough.
+        Err(PredictCsvError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(format!("{source}: {error}").into()),
+    }
+}
+
+/// The input, its size in bytes if it is known, and its name for messages.
+fn open(args: &PredictArgs) -> Result<(Box<dyn Read>, Option<u64>, String), String> {
+    let size = |file: &File| {
+        let metadata = file.metadata().ok();
+        metadata.filter(|m| m.is_file()).map(|m| m.len())
+    };
+    let Some(path) = &args.file else {
+        let input = io::stdin();
+        if input.is_terminal() {
+            return Err(
+                "name a file of readings, or redirect one: iforest-server predict \
+                        < history.csv > verdicts.csv"
+                    .to_owned(),
+            );
+        }
+        #[cfg(unix)]
+        let size = {
+            let file = std::os::fd::AsFd::as_fd(&input).try_clone_to_owned();
+            file.ok().and_then(|file| size(&file.into()))
+        };
+        #[cfg(not(unix))]
+        let size = None;
+        return Ok((Box::new(input), size, "standard input".to_owned()));
+    };
+    let source = path.display().to_string();
+    let file = File::open(path).map_err(|error| format!("{source}: {error}"))?;
+    let size = size(&file);
+    Ok((Box::new(file), size, source))
+}

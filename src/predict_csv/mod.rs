@@ -1,0 +1,162 @@
+//! Predicts the readings of a CSV file with a stored model, as the server would over HTTP.
+//!
+//! A thread reads chunks of whole records, rayon's threads parse, predict and write them, and another
+//! thread puts the results out in order. So the memory that it takes does not depend on the length
+//! of the file.
+//!
+//! * `chunks`: from bytes to chunks of whole records, in UTF-8
+//! * `records`: the records of a chunk, and where they lie in it
+//! * `layout`: the columns, from the first line
+//! * `readings`: the readings of a chunk
+//! * `predictor`: predictions of these readings
+//! * `writer`: the records of a chunk with their predictions
+//! * `summary`: counts, longest runs and worst readings
+//! * `error`: the errors
+
+mod chunks;
+mod error;
+mod layout;
+mod predictor;
+mod readings;
+mod records;
+mod summary;
+mod writer;
+
+use std::io::{Read, Write};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use self::chunks::{Buffers, Chunk, Chunks};
+use self::layout::Layout;
+use self::predictor::{StreamPredictor, predict};
+use self::readings::Readings;
+use self::records::Records;
+use self::writer::{Written, header};
+use crate::registry::ServedModel;
+
+pub use error::PredictCsvError;
+pub use summary::{Problem, Summary};
+
+/// How many chunks are read ahead, for each thread.
+const CHUNKS_PER_THREAD: usize = 3;
+
+/// How many records are predicted together: so few that they stay in the processor's cache.
+const BLOCK: usize = 256;
+
+/// Predicts the readings in `input` with a model, and writes each record with its prediction to
+/// `output`.
+///
+/// The columns of the input stay as they are, byte for byte, except that UTF-16 becomes UTF-8. These
+/// columns are added: `anomaly_score`, `prediction` and `status`; `out_of_range` where the model's
+/// answers have it; `alarm` for a model with a window. A record that the server would refuse gets the
+/// status `Unreadable` and no prediction.
+///
+/// A model with a window gets each record as a request of its own, in their order.
+///
+/// # Errors
+///
+/// [`PredictCsvError`] if the input cannot be read, its columns are not those of the model, a
+/// number has a decimal comma, no reading can be predicted, or the output cannot be written.
+pub fn predict_csv(
+    model: &ServedModel,
+    input: impl Read,
+    mut output: impl Write + Send,
+) -> Result<Summary, PredictCsvError> {
+    let mut chunks = Chunks::new(input);
+    let Some(first) = chunks.first_record()? else {
+        return Err(PredictCsvError::NoReadings);
+    };
+    let layout = Layout::detect(&first, model).map_err(|problem| PredictCsvError::Line {
+        line: first.line,
+        problem,
+    })?;
+    let head = header(&layout, &first, model, chunks.has_byte_order_mark());
+    chunks.skip(if layout.is_header { first.next } else { 0 });
+    output.write_all(&head).map_err(PredictCsvError::Write)?;
+
+    let mut summary = Summary::new(model);
+    let (buffers, layout) = (&Buffers::default(), &layout);
+    let depth = CHUNKS_PER_THREAD * rayon::current_num_threads();
+    std::thread::scope(|threads| {
+        let (order, work) = sync_channel::<Receiver<Work>>(depth);
+        let writer = threads.spawn(move || {
+            let mut stream = StreamPredictor::new(model);
+            for work in work {
+                let work = work.recv().map_err(|_| PredictCsvError::Interrupted)?;
+                let done = match work {
+                    Work::Done(done) => done,
+                    Work::Stream(chunk, mut readings) => {
+                        let predictions = match &mut stream {
+                            Some(stream) => stream.predict(&readings),
+                            None => predict(model, &readings),
+                        };
+                        let mut written = Written::new(buffers.take());
+                        written.push(&chunk.bytes, &mut readings, &predictions, layout);
+                        let written = written.finish(&chunk.bytes, readings.fatal);
+                        buffers.give(chunk.bytes);
+                        written
+                    }
+                };
+                output
+                    .write_all(&done.output)
+                    .map_err(PredictCsvError::Write)?;
+                buffers.give(done.output);
+                summary.add(done.tally);
+                if let Some(Problem { line, text }) = done.fatal {
+                    return Err(PredictCsvError::Line {
+                        line,
+                        problem: text,
+                    });
+                }
+            }
+            output.flush().map_err(PredictCsvError::Write)?;
+            Ok(summary)
+        });
+        let read = rayon::in_place_scope_fifo(|scope| {
+            while let Some(chunk) = chunks.next(layout.delimiter, buffers)? {
+                let (sender, work) = sync_channel(1);
+                // Waits while too many chunks are in work. Fails if the writer has ended.
+                if order.send(work).is_err() {
+                    break;
+                }
+                scope.spawn_fifo(move |_| {
+                    // Fails if the writer has ended.
+                    let _ = sender.send(Work::new(chunk, model, layout, buffers));
+                });
+            }
+            Ok(())
+        });
+        drop(order);
+        // What the writer met came first in the file.
+        let summary = writer.join().map_err(|_| PredictCsvError::Interrupted)??;
+        read?;
+        summary.finish()
+    })
+}
+
+/// What becomes of a chunk.
+enum Work {
+    /// The records with their predictions.
+    Done(Written),
+    /// Readings whose predictions depend on those before them.
+    Stream(Chunk, Readings),
+}
+
+impl Work {
+    /// Parses a chunk, and predicts its readings if they do not depend on others.
+    fn new(chunk: Chunk, model: &ServedModel, layout: &Layout, buffers: &Buffers) -> Self {
+        let mut records = Records::new(&chunk.bytes, layout.delimiter, chunk.line);
+        let mut readings = Readings::new(layout);
+        if layout.is_windowed {
+            readings.parse(&mut records, usize::MAX, layout);
+            return Self::Stream(chunk, readings);
+        }
+        let mut written = Written::new(buffers.take());
+        while readings.parse(&mut records, BLOCK, layout) {
+            let predictions = predict(model, &readings);
+            written.push(&chunk.bytes, &mut readings, &predictions, layout);
+        }
+        let written = written.finish(&chunk.bytes, readings.fatal);
+        buffers.give(chunk.bytes);
+        Self::Done(written)
+    }
+}
