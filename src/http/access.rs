@@ -28,6 +28,8 @@ fn required_role(method: &Method, path: &str) -> Option<Role> {
         Method::OPTIONS => None,
         // Supervisors have no key, and learn nothing of the models.
         Method::GET | Method::HEAD if matches!(path, paths::HEALTH | paths::READY) => None,
+        // They are the same in every server of this release.
+        Method::GET | Method::HEAD if matches!(path, paths::OPENAPI | paths::DOCS) => None,
         Method::GET | Method::HEAD => Some(Role::Read),
         Method::POST if is_prediction(path) => Some(Role::Read),
         _ => Some(Role::All),
@@ -201,6 +203,10 @@ mod tests {
         for (method, path, role) in [
             ("OPTIONS", "/predict", None),
             ("OPTIONS", "/models/motor/retrain", None),
+            ("GET", "/openapi.json", None),
+            ("HEAD", "/docs", None),
+            ("POST", "/docs", all),
+            ("GET", "/docs/", read),
             ("POST", "/predict", read),
             ("POST", "//predict", read),
             ("POST", "/%70redict", read),

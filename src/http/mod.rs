@@ -2,6 +2,7 @@
 //!
 //! * `api`, `routes`: the API as a service: the check of keys, then the routes
 //! * `predict`, `predict_windowed`, `retrain`, `models`: the handlers
+//! * `docs`: the OpenAPI document, and the page that shows it
 //! * `wire`: the JSON of requests and responses
 //! * `access`, `keys`, `origin`: who may send which request
 //! * `host`: the Host header
@@ -15,6 +16,7 @@ mod access;
 mod api;
 mod body;
 mod budget;
+mod docs;
 mod error;
 mod host;
 mod keys;

@@ -19,9 +19,11 @@ pub(super) const HEALTH: &str = "/health";
 pub(super) const READY: &str = "/ready";
 pub(super) const VERSION: &str = "/version";
 pub(super) const METRICS: &str = "/metrics";
+pub(super) const OPENAPI: &str = "/openapi.json";
+pub(super) const DOCS: &str = "/docs";
 
 /// The patterns of all routes. The last one stands for all paths that have no route.
-pub(super) const PATTERNS: [&str; 13] = [
+pub(super) const PATTERNS: [&str; 15] = [
     PREDICT,
     RETRAIN,
     MODEL_PREDICT,
@@ -34,6 +36,8 @@ pub(super) const PATTERNS: [&str; 13] = [
     READY,
     VERSION,
     METRICS,
+    OPENAPI,
+    DOCS,
     "other",
 ];
 

@@ -19,13 +19,16 @@ use super::error::ApiError;
 use super::origin::Origin;
 use super::requests::{REQUEST_ID, RequestMetrics};
 use super::state::AppState;
-use super::{models, paths, predict, probes, retrain};
+use super::{docs, models, paths, predict, probes, retrain};
 use crate::registry::Registry;
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
 
 /// How long browsers may remember what a preflight request allowed.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// Paths, and what answers their methods.
+type Routes = Vec<(&'static str, MethodRouter<Arc<AppState>>)>;
 
 /// The router with all routes, over a registry's models.
 pub(super) fn routes(
@@ -34,44 +37,72 @@ pub(super) fn routes(
     requests: Arc<RequestMetrics>,
 ) -> Router {
     let guard = Arc::new(ChangeGuard::new(config.allowed_origins.clone()));
-    let guard = middleware::from_fn_with_state(guard, access::guard_change);
     let app = Arc::new(AppState::new(registry, config, requests));
-    let flask_routes = Router::new()
-        .route(paths::PREDICT, only_post(post(predict::predict_default)))
-        .route(
-            paths::RETRAIN,
-            only_post(post(retrain::retrain_default).layer(guard.clone())),
-        )
-        .with_state(Arc::clone(&app));
-    let routes = Router::new()
-        .route(paths::MODELS, only_get(get(models::list)))
-        .route(
-            paths::MODEL,
-            get(models::info)
-                .merge(delete(models::delete).layer(guard.clone()))
-                .fallback(method_not_allowed("GET or DELETE")),
-        )
-        .route(
-            paths::MODEL_PREDICT,
-            only_post(post(predict::predict_named)),
-        )
-        .route(
-            paths::MODEL_RETRAIN,
-            only_post(post(retrain::retrain_named).layer(guard.clone())),
-        )
-        .route(
-            paths::MODEL_ROLLBACK,
-            only_post(post(models::rollback).layer(guard)),
-        )
-        .route(paths::MODEL_VERSIONS, only_get(get(models::versions)))
-        .route(paths::HEALTH, only_get(get(probes::health)))
-        .route(paths::READY, only_get(get(probes::ready)))
-        .route(paths::VERSION, only_get(get(probes::version)))
-        .route(paths::METRICS, only_get(get(probes::metrics)))
-        .with_state(app);
-    routes
+    let flask_routes = router(flask_routes(&guard), Arc::clone(&app));
+    router(other_routes(&guard), app)
         .merge(flask_routes.clone())
         .fallback(move |request| retry_flask_path(flask_routes, request))
+}
+
+fn router(routes: Routes, app: Arc<AppState>) -> Router {
+    let routes = routes.into_iter();
+    routes
+        .fold(Router::new(), |router, (path, methods)| {
+            router.route(path, methods)
+        })
+        .with_state(app)
+}
+
+/// The routes of server.py, whose paths have other spellings too.
+fn flask_routes(guard: &Arc<ChangeGuard>) -> Routes {
+    vec![
+        (paths::PREDICT, only_post(post(predict::predict_default))),
+        (
+            paths::RETRAIN,
+            only_post(guarded(post(retrain::retrain_default), guard)),
+        ),
+    ]
+}
+
+/// All other routes.
+fn other_routes(guard: &Arc<ChangeGuard>) -> Routes {
+    vec![
+        (paths::MODELS, only_get(get(models::list))),
+        (
+            paths::MODEL,
+            get(models::info)
+                .merge(guarded(delete(models::delete), guard))
+                .fallback(method_not_allowed("GET or DELETE")),
+        ),
+        (
+            paths::MODEL_PREDICT,
+            only_post(post(predict::predict_named)),
+        ),
+        (
+            paths::MODEL_RETRAIN,
+            only_post(guarded(post(retrain::retrain_named), guard)),
+        ),
+        (
+            paths::MODEL_ROLLBACK,
+            only_post(guarded(post(models::rollback), guard)),
+        ),
+        (paths::MODEL_VERSIONS, only_get(get(models::versions))),
+        (paths::HEALTH, only_get(get(probes::health))),
+        (paths::READY, only_get(get(probes::ready))),
+        (paths::VERSION, only_get(get(probes::version))),
+        (paths::METRICS, only_get(get(probes::metrics))),
+        (paths::OPENAPI, only_get(get(docs::document))),
+        (paths::DOCS, only_get(get(docs::page))),
+    ]
+}
+
+/// A route that changes models.
+fn guarded(
+    methods: MethodRouter<Arc<AppState>>,
+    guard: &Arc<ChangeGuard>,
+) -> MethodRouter<Arc<AppState>> {
+    let guard = Arc::clone(guard);
+    methods.layer(middleware::from_fn_with_state(guard, access::guard_change))
 }
 
 /// Adds the layer that answers browsers, if there are origins to answer: a layer costs every request
@@ -131,5 +162,28 @@ async fn retry_flask_path(routes: Router, mut request: Request) -> Response {
             }
         }
         _ => ApiError::not_found(path).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_metrics_and_the_openapi_document_have_the_paths_of_the_router() {
+        let guard = Arc::new(ChangeGuard::new(Vec::new()));
+        let routes = [flask_routes(&guard), other_routes(&guard)].concat();
+        let routes: BTreeSet<&str> = routes.iter().map(|(path, _)| *path).collect();
+        let document: serde_json::Value =
+            serde_json::from_str(docs::DOCUMENT).expect("the document is JSON");
+        let counted = paths::PATTERNS.into_iter().filter(|path| *path != "other");
+        assert_eq!(counted.collect::<BTreeSet<_>>(), routes);
+        let documented = document["paths"].as_object().expect("an object").keys();
+        assert_eq!(
+            documented.map(String::as_str).collect::<BTreeSet<_>>(),
+            routes
+        );
     }
 }

@@ -14,6 +14,7 @@ use iforest_server::store::Store;
 use iforest_server::training_data;
 use serde_json::{Value, json};
 
+use crate::openapi::Document;
 use crate::support::data::{params, readings, samples};
 use crate::support::folder::{Folder, write};
 use crate::support::http::{JSON, Response};
@@ -23,8 +24,10 @@ use crate::support::router::App;
 /// half a minute. By tests of the real binary: the third is given before the router.
 const SHOWN_ELSEWHERE: [(&str, u16); 3] = [("internal", 500), ("timeout", 408), ("bad_host", 400)];
 
-fn code(response: &Response) -> (String, u16) {
+/// The code and the status of an error, which must be as the OpenAPI document says.
+fn code(method: &str, path: &str, response: &Response) -> (String, u16) {
     response.error();
+    Document::read().check(method, path, response);
     let code = response.json()["code"].as_str().map(str::to_owned);
     (code.expect("a code"), response.status.as_u16())
 }
@@ -167,7 +170,7 @@ async fn a_refused_value_is_named_by_field_index_and_feature() {
         // The largest double is too far away for a model of ordinary readings.
         let body = body.replace("1e308", "1.7e308");
         let response = app.post(path, body.clone()).await;
-        response.error();
+        code("POST", path, &response);
         let [field, index, feature] = [0, 1, 2].map(|i| place(&response)[i].clone());
         let got = json!([response.json()["code"], field, index, feature]);
         assert_eq!(got, expected, "{path} {body}: {}", response.body);
@@ -217,49 +220,54 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
         ("/models/named/rollback", ""),
         ("/models/named/rollback", r#"{"version": 7}"#),
     ] {
-        seen.insert(code(&app.post(path, body.to_owned()).await));
+        seen.insert(code("POST", path, &app.post(path, body.to_owned()).await));
     }
-    seen.insert(code(&app.delete("/models/default").await));
-    seen.insert(code(&app.request(Method::PUT, "/predict").await));
-    seen.insert(code(
-        &app.post("/predict", vec![b' '; 1024 * 1024 + 1]).await,
-    ));
+    let path = "/models/default";
+    seen.insert(code("DELETE", path, &app.delete(path).await));
+    let refused = app.request(Method::PUT, "/predict").await;
+    seen.insert(code("PUT", "/predict", &refused));
+    let refused = app.post("/predict", vec![b' '; 1024 * 1024 + 1]).await;
+    seen.insert(code("POST", "/predict", &refused));
 
     let foreign = Request::delete("/models/named")
         .header(header::ORIGIN, "http://elsewhere.example")
         .body(Body::empty());
-    seen.insert(code(&app.send(foreign.expect("a valid request")).await));
+    let refused = app.send(foreign.expect("a valid request")).await;
+    seen.insert(code("DELETE", "/models/named", &refused));
     let keys = folder.file("keys", "reader read 0123456789abcdef");
     let keys = ApiKeys::load(Path::new(&keys)).expect("a valid file");
     let guarded = App::with(ApiConfig {
         api_keys: Some(Arc::new(keys)),
         ..ApiConfig::default()
     });
-    seen.insert(code(&guarded.get("/models").await));
+    seen.insert(code("GET", "/models", &guarded.get("/models").await));
     let reader = Request::delete("/models/named")
         .header(header::AUTHORIZATION, "Bearer 0123456789abcdef")
         .body(Body::empty());
     let refused = guarded.send(reader.expect("a valid request")).await;
-    seen.insert(code(&refused));
+    seen.insert(code("DELETE", "/models/named", &refused));
 
     let stopping = App::with(ApiConfig {
         stopping: Arc::new(true.into()),
         ..ApiConfig::default()
     });
-    seen.insert(code(&stopping.get("/ready").await));
+    seen.insert(code("GET", "/ready", &stopping.get("/ready").await));
 
     let untyped = Request::post("/predict").body(Body::from("{}"));
-    seen.insert(code(&app.send(untyped.expect("a valid request")).await));
+    let refused = app.send(untyped.expect("a valid request")).await;
+    seen.insert(code("POST", "/predict", &refused));
     let broken = stream::iter([Ok("{\"value\""), Err(std::io::Error::other("reset"))]);
     let request = Request::post("/predict")
         .header(header::CONTENT_TYPE, JSON)
         .body(Body::from_stream(broken));
-    seen.insert(code(&app.send(request.expect("a valid request")).await));
+    let refused = app.send(request.expect("a valid request")).await;
+    seen.insert(code("POST", "/predict", &refused));
 
     let body = r#"{"samples": [1, 2, 3], "n_estimators": 1000}"#;
-    let retrains = join_all((0..40).map(|_| app.post("/models/busy/retrain", body))).await;
+    let path = "/models/busy/retrain";
+    let retrains = join_all((0..40).map(|_| app.post(path, body))).await;
     let refused = retrains.iter().find(|response| response.status == 503);
-    seen.insert(code(refused.expect("more than may wait")));
+    seen.insert(code("POST", path, refused.expect("more than may wait")));
 
     app.post("/models/damaged/retrain", r#"{"samples": [1, 2]}"#)
         .await
@@ -268,10 +276,9 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
         .await
         .ok();
     write(&folder.version("damaged", 1), b"no model");
-    let rollback = app
-        .post("/models/damaged/rollback", r#"{"version": 1}"#)
-        .await;
-    seen.insert(code(&rollback));
+    let path = "/models/damaged/rollback";
+    let rollback = app.post(path, r#"{"version": 1}"#).await;
+    seen.insert(code("POST", path, &rollback));
 
     // Padded, these trees take more memory than the server may use.
     let config = RegistryConfig {
@@ -284,20 +291,19 @@ async fn every_code_of_the_documents_is_the_answer_to_some_request() {
         "samples": samples(&readings(1, 300, 2)), "n_estimators": 2000, "max_samples": 300
     });
     let app_of_32_mib = App::of(small.expect("it opens"));
-    let refused = app_of_32_mib
-        .post("/models/large/retrain", large.to_string())
-        .await;
-    seen.insert(code(&refused));
+    let path = "/models/large/retrain";
+    let refused = app_of_32_mib.post(path, large.to_string()).await;
+    seen.insert(code("POST", path, &refused));
 
     std::fs::rename(folder.path(), folder.away()).expect("moved away");
     let failed = app.post("/retrain", r#"{"samples": [1, 2]}"#).await;
-    seen.insert(code(&failed));
+    seen.insert(code("POST", "/retrain", &failed));
 
     assert_eq!(seen, documented());
 }
 
 /// The rows `| code | status | …` of the table of codes.
-fn documented() -> BTreeSet<(String, u16)> {
+pub(crate) fn documented() -> BTreeSet<(String, u16)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/http-api.md");
     let text = std::fs::read_to_string(path).expect("the document");
     text.lines()

@@ -5,6 +5,7 @@
 //! * `distance`: distances, windows and held-back thresholds against a reference in numpy
 //! * `cost`: bounds on the work that requests ask for
 //! * `predict`, `retrain`, `protocol`, `server_py`, `models`, `error_codes`: requests through the router
+//! * `openapi`: the OpenAPI document against the server
 //! * `window_streams`: predictions of windowed models, through the router
 //! * `program`, `durability`, `cluster`, `untrusted_store`, `loading`, `memory`: the real binary
 //! * `predict_csv`: predictions of a file, by the real binary
@@ -27,6 +28,7 @@ mod loading;
 mod memory;
 mod metrics;
 mod models;
+mod openapi;
 mod predict;
 mod predict_csv;
 mod program;
