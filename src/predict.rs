@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use iforest_server::predict_csv::{PredictCsvError, predict_csv};
@@ -33,12 +33,11 @@ pub(crate) struct PredictArgs {
 }
 
 pub(crate) fn run(config: &Config, args: &PredictArgs) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let store = Store::open_to_read(&config.store)
-        .map_err(|error| store_failed(config, &error))?;
-    let (input, size, source) = open(args)?;
+    let store = Store::open_to_read(&config.store).map_err(|error| store_failed(config, &error))?;
+    let Input { reader, size, name } = Input::open(args.file.as_deref())?;
     let model = Registry::load_one(store, config.registry_config()?, args.model.clone())?;
     let bar = progress::bar(size);
-    let predicted = predict_csv(&model, bar.wrap_read(input), io::stdout());
+    let predicted = predict_csv(&model, bar.wrap_read(reader), io::stdout());
     bar.finish_and_clear();
     match predicted {
         Ok(summary) => {
@@ -48,17 +47,34 @@ pub(crate) fn run(config: &Config, args: &PredictArgs) -> Result<(), Box<dyn Err
         }
         // As of `head`, which has seen enough.
         Err(PredictCsvError::Write(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(format!("{source}: {error}").into()),
+        Err(error) => Err(format!("{name}: {error}").into()),
     }
 }
 
-/// The input, its size in bytes if it is known, and its name for messages.
-fn open(args: &PredictArgs) -> Result<(Box<dyn Read>, Option<u64>, String), String> {
-    let size = |file: &File| {
-        let metadata = file.metadata().ok();
-        metadata.filter(|m| m.is_file()).map(|m| m.len())
-    };
-    let Some(path) = &args.file else {
+/// What is predicted.
+struct Input {
+    reader: Box<dyn Read>,
+    /// In bytes, if it is known.
+    size: Option<u64>,
+    /// For messages.
+    name: String,
+}
+
+impl Input {
+    fn open(path: Option<&Path>) -> Result<Self, String> {
+        let Some(path) = path else {
+            return Self::standard();
+        };
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Self {
+            size: size(&file),
+            reader: Box::new(file),
+            name,
+        })
+    }
+
+    fn standard() -> Result<Self, String> {
         let input = io::stdin();
         if input.is_terminal() {
             return Err(
@@ -74,10 +90,16 @@ fn open(args: &PredictArgs) -> Result<(Box<dyn Read>, Option<u64>, String), Stri
         };
         #[cfg(not(unix))]
         let size = None;
-        return Ok((Box::new(input), size, "standard input".to_owned()));
-    };
-    let source = path.display().to_string();
-    let file = File::open(path).map_err(|error| format!("{source}: {error}"))?;
-    let size = size(&file);
-    Ok((Box::new(file), size, source))
+        Ok(Self {
+            reader: Box::new(input),
+            size,
+            name: "standard input".to_owned(),
+        })
+    }
+}
+
+/// The size of a regular file.
+fn size(file: &File) -> Option<u64> {
+    let metadata = file.metadata().ok()?;
+    metadata.is_file().then_some(metadata.len())
 }

@@ -73,44 +73,11 @@ pub fn predict_csv(
     chunks.skip(if layout.is_header { first.next } else { 0 });
     output.write_all(&head).map_err(PredictCsvError::Write)?;
 
-    let mut summary = Summary::new(model);
     let (buffers, layout) = (&Buffers::default(), &layout);
     let depth = CHUNKS_PER_THREAD * rayon::current_num_threads();
     std::thread::scope(|threads| {
-        let (order, work) = sync_channel::<Receiver<Work>>(depth);
-        let writer = threads.spawn(move || {
-            let mut stream = StreamPredictor::new(model);
-            for work in work {
-                let work = work.recv().map_err(|_| PredictCsvError::Interrupted)?;
-                let done = match work {
-                    Work::Done(done) => done,
-                    Work::Stream(chunk, mut readings) => {
-                        let predictions = match &mut stream {
-                            Some(stream) => stream.predict(&readings),
-                            None => predict(model, &readings),
-                        };
-                        let mut written = Written::new(buffers.take());
-                        written.push(&chunk.bytes, &mut readings, &predictions, layout);
-                        let written = written.finish(&chunk.bytes, readings.fatal);
-                        buffers.give(chunk.bytes);
-                        written
-                    }
-                };
-                output
-                    .write_all(&done.output)
-                    .map_err(PredictCsvError::Write)?;
-                buffers.give(done.output);
-                summary.add(done.tally);
-                if let Some(Problem { line, text }) = done.fatal {
-                    return Err(PredictCsvError::Line {
-                        line,
-                        problem: text,
-                    });
-                }
-            }
-            output.flush().map_err(PredictCsvError::Write)?;
-            Ok(summary)
-        });
+        let (order, work) = sync_channel(depth);
+        let writer = threads.spawn(move || write(work, output, model, layout, buffers));
         let read = rayon::in_place_scope_fifo(|scope| {
             while let Some(chunk) = chunks.next(layout.delimiter, buffers)? {
                 let (sender, work) = sync_channel(1);
@@ -131,6 +98,46 @@ pub fn predict_csv(
         read?;
         summary.finish()
     })
+}
+
+/// Writes the chunks in their order, and sums them up.
+fn write(
+    chunks: Receiver<Receiver<Work>>,
+    mut output: impl Write,
+    model: &ServedModel,
+    layout: &Layout,
+    buffers: &Buffers,
+) -> Result<Summary, PredictCsvError> {
+    let mut summary = Summary::new(model);
+    let mut stream = StreamPredictor::new(model);
+    for work in chunks {
+        let work = work.recv().map_err(|_| PredictCsvError::Interrupted)?;
+        let written = match work {
+            Work::Done(written) => written,
+            Work::Stream(chunk, mut readings) => {
+                let predictions = match &mut stream {
+                    Some(stream) => stream.predict(&readings),
+                    None => predict(model, &readings),
+                };
+                let mut written = Written::new(buffers.take());
+                written.push(&chunk.bytes, &mut readings, &predictions, layout);
+                let written = written.finish(&chunk.bytes, readings.fatal);
+                buffers.give(chunk.bytes);
+                written
+            }
+        };
+        output
+            .write_all(&written.output)
+            .map_err(PredictCsvError::Write)?;
+        buffers.give(written.output);
+        summary.add(written.tally);
+        if let Some(Problem { line, text }) = written.fatal {
+            let problem = text;
+            return Err(PredictCsvError::Line { line, problem });
+        }
+    }
+    output.flush().map_err(PredictCsvError::Write)?;
+    Ok(summary)
 }
 
 /// What becomes of a chunk.

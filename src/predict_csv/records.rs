@@ -241,15 +241,15 @@ mod tests {
         let text = b"a,\"b\r\n\"\"c\"\"\"\r\n\r\nd, e ,\"f\ng";
         let mut records = Records::new(text, b',', 7);
         let expected = [
-            (vec![b"a".to_vec(), b"b\r\n\"c\"".to_vec()], 0..14, 7),
+            (vec![b"a".to_vec(), b"b\r\n\"c\"".to_vec()], 0..12, 7),
             (
                 vec![b"d".to_vec(), b"e".to_vec(), b"f\ng".to_vec()],
-                18..28,
+                16..26,
                 10,
             ),
         ];
         assert_eq!(all(&mut records), expected);
-        assert_eq!(end_of_last_record(text, b','), Some(15));
+        assert_eq!(end_of_last_record(text, b','), Some(13));
         assert_eq!(end_of_last_record(b"a,\"b\n", b','), None);
         assert_eq!(end_of_last_record(b"a\nb", b','), Some(2));
     }

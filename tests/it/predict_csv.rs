@@ -1,8 +1,12 @@
 //! `iforest-server predict`: a file is predicted as the server would over HTTP, with the real program.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
+use iforest_server::forest::IsolationForest;
+use iforest_server::predict_csv::predict_csv;
+use iforest_server::registry::{Registry, RegistryConfig, ServedModel};
+use iforest_server::store::{ModelName, Store};
 use serde_json::{Value, json};
 
 use crate::support::data::{SplitMix, encoded, fit, readings};
@@ -427,6 +431,70 @@ fn a_file_that_does_not_fit_the_model_is_refused_by_its_line() {
         error.contains("--out-of-range-margin must not be given"),
         "{error}"
     );
+}
+
+/// An input that comes in small pieces.
+struct Pieces<'a>(&'a [u8], SplitMix);
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = (1 + self.1.next() as usize % 9).min(buffer.len());
+        self.0.by_ref().take(length as u64).read(buffer)
+    }
+}
+
+/// The output and the summary, or the error.
+fn predicted_here(model: &ServedModel, input: impl Read) -> (String, String) {
+    let mut output = Vec::new();
+    let summary = match predict_csv(model, input, &mut output) {
+        Ok(summary) => summary.to_string(),
+        Err(error) => error.to_string(),
+    };
+    (String::from_utf8_lossy(&output).into_owned(), summary)
+}
+
+// Where a chunk ends depends on how the input comes.
+#[test]
+fn how_the_input_comes_does_not_change_the_output() {
+    let folder = store();
+    let store = Store::open_to_read(folder.text()).expect("a store");
+    let config = RegistryConfig::new(IsolationForest::params());
+    let model = Registry::load_one(store, config, ModelName::default_model()).expect("a model");
+    let mut random = SplitMix(3);
+    let (mut succeeded, mut failed) = (0, 0);
+    for round in 0..300 {
+        let mut text = match round % 3 {
+            0 => String::new(),
+            1 => "value,note\n".to_owned(),
+            _ => "\u{feff}note;value\r\n".to_owned(),
+        };
+        for _ in 0..random.next() % 60 {
+            text.push_str(match random.next() % 12 {
+                0 => "2.5,\"a\nb\"\n",
+                1 => "\r\n",
+                2 => "x;9\r\n",
+                3 => "9\n",
+                4 => "ä;1e308\r\n",
+                5 => "2.5,\"\"\"\"\r\n",
+                6 => "\";\";3\n",
+                7 => ";;\r",
+                8 if round % 10 == 9 => "\"",
+                8 => " 7 , \n",
+                _ => "4,y\n",
+            });
+        }
+        let utf16 = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [text.into_bytes(), utf16] {
+            let whole = predicted_here(&model, &bytes[..]);
+            let pieces = predicted_here(&model, Pieces(&bytes, SplitMix(round)));
+            assert_eq!(whole, pieces, "{:?}", String::from_utf8_lossy(&bytes));
+            match whole.1.starts_with("readings: ") {
+                true => succeeded += 1,
+                false => failed += 1,
+            }
+        }
+    }
+    assert!(succeeded > 200 && failed > 20, "{succeeded}, {failed}");
 }
 
 #[test]
