@@ -13,7 +13,7 @@ use iforest_server::store::{ModelName, Store};
 use crate::config::Config;
 use crate::{progress, store_failed};
 
-/// Predict the readings of a CSV file with a stored model, without a server
+/// Predict the readings of a CSV file with a stored model
 ///
 /// Writes each line with its anomaly_score, prediction and status to standard output, and a summary
 /// to standard error. Nothing is stored, and a server may use the same store meanwhile.

@@ -425,12 +425,6 @@ fn a_file_that_does_not_fit_the_model_is_refused_by_its_line() {
     );
     let error = refused(&store, &["no-such-file.csv"], "");
     assert!(error.contains("no-such-file.csv: "), "{error}");
-    let contradiction = ["--out-of-range", "distance", "--out-of-range-margin", "0.1"];
-    let error = refused(&store, &contradiction, "1\n");
-    assert!(
-        error.contains("--out-of-range-margin must not be given"),
-        "{error}"
-    );
 }
 
 /// An input that comes in small pieces.

@@ -37,15 +37,19 @@ pub(super) fn check(document: &str) -> Report {
         ..Report::default()
     };
     let mut session = Session::new();
-    for (name, content) in files(document) {
-        session.folder.file(name, content);
-    }
+    let write_files = |session: &Session| {
+        for (name, content) in files(document) {
+            session.folder.file(name, content);
+        }
+    };
+    write_files(&session);
     for block in blocks(document) {
-        if let Some(options) = &block.server
-            && let Err(error) = session.start(options)
-        {
-            report.errors.push((block.line, error));
-            continue;
+        if let Some(options) = &block.server {
+            if let Err(error) = session.start(options) {
+                report.errors.push((block.line, error));
+                continue;
+            }
+            write_files(&session);
         }
         if block.commands.is_empty() {
             let error = "a console block without a command".to_owned();
