@@ -388,6 +388,27 @@ impl Detector {
         &self,
         rows: ArrayView2<'_, f64>,
     ) -> Result<Vec<Prediction<Vec<f64>>>, DetectorError> {
+        self.predict_rows_with(rows, |scaled| scaled.to_vec())
+    }
+
+    /// As [`predict_rows`](Self::predict_rows), without the scaled readings.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`predict_rows`](Self::predict_rows).
+    pub fn predict_rows_unscaled(
+        &self,
+        rows: ArrayView2<'_, f64>,
+    ) -> Result<Vec<Prediction<()>>, DetectorError> {
+        self.predict_rows_with(rows, |_| ())
+    }
+
+    /// Predicts many readings; `keep` makes what is kept of a scaled reading.
+    fn predict_rows_with<S>(
+        &self,
+        rows: ArrayView2<'_, f64>,
+        keep: impl Fn(ArrayView1<'_, f64>) -> S,
+    ) -> Result<Vec<Prediction<S>>, DetectorError> {
         self.forest.check_width(rows.ncols())?;
         if let Some((row, feature, value)) = first_not_finite(&rows) {
             let error = ScoreError::NotFinite {
@@ -405,7 +426,7 @@ impl Detector {
                 .zip(scaled.rows())
                 .zip(scores)
                 .map(|((row, scaled), score)| {
-                    self.prediction(row.iter().copied(), score, scaled.to_vec())
+                    self.prediction(row.iter().copied(), score, keep(scaled))
                 });
         Ok(predictions.collect())
     }
@@ -419,7 +440,7 @@ impl Detector {
         &self,
         readings: ArrayView2<'_, f64>,
     ) -> Result<Array1<f64>, DetectorError> {
-        let predictions = self.predict_rows(readings)?;
+        let predictions = self.predict_rows_unscaled(readings)?;
         Ok(predictions
             .into_iter()
             .map(|prediction| prediction.anomaly_score)

@@ -99,8 +99,8 @@ impl<R: Read> Chunks<R> {
         self.has_byte_order_mark
     }
 
-    /// Reads until the first record is whole, and returns it; `None` if there is none. The record
-    /// stays in the first chunk.
+    /// Reads and returns the first record; `None` if the input has no records. The first chunk still
+    /// contains the record.
     pub(super) fn first_record(&mut self) -> Result<Option<FirstRecord>, PredictCsvError> {
         // As long as the longest byte order mark, which a slow input may split.
         while self.pending.len() < 3 && !self.is_at_end {

@@ -171,7 +171,7 @@ impl Layout {
     }
 }
 
-/// The only field for which `is_it` holds; `None` if there is none.
+/// The only field that satisfies `is_it`; `None` if no field does.
 fn find(fields: &[String], is_it: impl Fn(&String) -> bool) -> Result<Option<usize>, String> {
     let mut found = (0..fields.len()).filter(|&at| is_it(&fields[at]));
     match (found.next(), found.next()) {

@@ -27,20 +27,14 @@ pub(super) struct Predicted {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TooFar(pub(super) f64);
 
-/// Predicts readings one by one, with a model without a window.
+/// Predicts readings with a model without a window.
 pub(super) fn predict(model: &ServedModel, readings: &Readings) -> Vec<Result<Predicted, TooFar>> {
     let detector = &model.detector;
     let features = detector.forest().n_features();
-    if features == 1 {
-        let values = readings.values.iter();
-        return values
-            .map(|&value| predicted(detector.predict(value), &[value]))
-            .collect();
-    }
     let rows = readings.values.chunks_exact(features);
     // Fails if a reading is too far out, whose neighbours are still to be predicted.
     if let Ok(view) = ArrayView2::from_shape((rows.len(), features), &readings.values)
-        && let Ok(predictions) = detector.predict_rows(view)
+        && let Ok(predictions) = detector.predict_rows_unscaled(view)
     {
         let predictions = predictions.into_iter().zip(rows);
         return predictions

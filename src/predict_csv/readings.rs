@@ -55,7 +55,7 @@ impl Times {
         self.ends.push(self.text.len());
     }
 
-    /// The text of the time of a reading; empty if there is none.
+    /// The time of a reading as the file writes it; empty if the reading has no time.
     pub(super) fn get(&self, reading: usize) -> &[u8] {
         let end = |at: Option<usize>| at.and_then(|at| self.ends.get(at)).copied().unwrap_or(0);
         let (start, end) = (end(reading.checked_sub(1)), end(Some(reading)));
@@ -88,8 +88,8 @@ impl Readings {
         }
     }
 
-    /// Replaces the readings by those of the next records, at most `count`. Returns false if there
-    /// are none.
+    /// Replaces the readings by those of the next records, at most `count`. Returns false after the
+    /// last record.
     pub(super) fn parse(
         &mut self,
         records: &mut Records<'_>,

@@ -61,50 +61,42 @@ impl<'a> Records<'a> {
     /// The next record, skipping empty lines. The end of the bytes ends the last one if `is_all`, that
     /// is, if nothing follows these bytes.
     pub(super) fn next(&mut self, is_all: bool) -> Option<Record> {
-        let start = self.position;
-        let may_have_lines = self.quoted.is_some();
-        match may_have_lines {
-            true => self.read_quoted(is_all)?,
-            false => self.read_plain(is_all)?,
+        match self.quoted {
+            Some(_) => self.next_quoted(is_all),
+            None => self.next_plain(is_all),
         }
-        let slice = &self.bytes[start..self.position];
-        let (leading, lines_before) = line_ends(slice.iter());
-        let (trailing, lines_after) = line_ends(slice[leading..].iter().rev());
-        let content = leading..slice.len() - trailing;
-        let line = self.line + lines_before;
-        self.line = line + lines_after;
-        if may_have_lines {
-            self.line += count_lines(&slice[content.clone()]);
-        }
+    }
+
+    fn next_plain(&mut self, is_all: bool) -> Option<Record> {
+        let rest = &self.bytes[self.position..];
+        let (leading, lines) = line_ends(rest.iter());
+        let content = &rest[leading..];
+        let length = match memchr::memchr2(b'\r', b'\n', content) {
+            Some(length) => length,
+            None if is_all && !content.is_empty() => content.len(),
+            None => return None,
+        };
+        self.start = self.position + leading;
+        let end = self.start + length;
+        self.ends.clear();
+        let delimiters = memchr::memchr_iter(self.delimiter, &content[..length]);
+        self.ends.extend(delimiters.map(|at| self.start + at));
+        self.ends.push(end);
+        self.count = self.ends.len();
+        let line = self.line + lines;
+        self.line = line + u64::from(content.get(length) == Some(&b'\n'));
+        // Like the reader of quotes, it takes one byte of a line end.
+        self.position = (end + 1).min(self.bytes.len());
         Some(Record {
-            content: start + content.start..start + content.end,
+            content: self.start..end,
             next: self.position,
             line,
         })
     }
 
-    fn read_plain(&mut self, is_all: bool) -> Option<()> {
-        let rest = &self.bytes[self.position..];
-        let (leading, _) = line_ends(rest.iter());
-        self.start = self.position + leading;
-        let content = &rest[leading..];
-        let end = match memchr::memchr2(b'\r', b'\n', content) {
-            Some(end) => end,
-            None if is_all && !content.is_empty() => content.len(),
-            None => return None,
-        };
-        self.ends.clear();
-        let delimiters = memchr::memchr_iter(self.delimiter, &content[..end]);
-        let fields = delimiters.chain([end]);
-        self.ends.extend(fields.map(|at| self.start + at));
-        self.count = self.ends.len();
-        // Like the reader of quotes, it takes one byte of a line end.
-        self.position = (self.start + end + 1).min(self.bytes.len());
-        Some(())
-    }
-
-    fn read_quoted(&mut self, is_all: bool) -> Option<()> {
+    fn next_quoted(&mut self, is_all: bool) -> Option<Record> {
         let Quoted { reader, fields } = self.quoted.as_mut()?;
+        let start = self.position;
         let (mut written, mut ended) = (0, 0);
         loop {
             let rest = &self.bytes[self.position..];
@@ -126,7 +118,16 @@ impl<'a> Records<'a> {
             }
         }
         self.count = ended;
-        Some(())
+        let slice = &self.bytes[start..self.position];
+        let (leading, lines) = line_ends(slice.iter());
+        let (trailing, _) = line_ends(slice[leading..].iter().rev());
+        let line = self.line + lines;
+        self.line = line + count_lines(&slice[leading..]);
+        Some(Record {
+            content: start + leading..self.position - trailing,
+            next: self.position,
+            line,
+        })
     }
 
     /// Number of fields of the last record.
@@ -153,7 +154,7 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Where the last whole record of `bytes` ends; `None` if there is none.
+/// The end of the last complete record in `bytes`; `None` if no record is complete.
 pub(super) fn end_of_last_record(bytes: &[u8], delimiter: u8) -> Option<usize> {
     if !has_quotes(bytes) {
         return memchr::memrchr(b'\n', bytes).map(|at| at + 1);

@@ -41,7 +41,7 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// Adds one; those of one list come in the order of their lines.
+    /// Adds a problem. Callers add problems in the order of their lines.
     pub(super) fn add(&mut self, line: u64, text: impl FnOnce() -> String) {
         self.count += 1;
         if self.first.len() < MAX_SHOWN {

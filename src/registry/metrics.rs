@@ -9,8 +9,8 @@ use super::shared::Shared;
 use crate::metrics::{Exposition, Histogram, Sharded};
 use crate::store::ModelName;
 
-/// How many models have metrics of their own. Each of their labels costs Prometheus memory, and a
-/// name is chosen by whoever sends a retrain.
+/// How many models have their own metrics. Each label costs Prometheus memory, and any client that
+/// may retrain can make up names.
 const MAX_MODEL_LABELS: usize = 1000;
 
 /// The label of all other models, and of a model of this name.
@@ -154,7 +154,7 @@ impl Shared {
 
         let mut family = text.counter(
             "iforest_trainings_total",
-            "Trainings that ended, by result; a request that is refused is none.",
+            "Completed trainings by result; refused requests do not count.",
         );
         for (result, count) in [
             ("success", &metrics.trained),

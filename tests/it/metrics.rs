@@ -255,7 +255,7 @@ async fn models_trainings_and_the_store_are_described() {
     assert!(errors > 0.0);
 }
 
-// A name is chosen by whoever sends a retrain, and each series costs Prometheus memory.
+// Any client that may retrain can make up names, and each series costs Prometheus memory.
 #[tokio::test]
 async fn at_most_a_thousand_models_have_series_of_their_own() {
     let app = App::new();
