@@ -1,4 +1,4 @@
-//! What those ask who watch the server: `GET /health`, `/ready`, `/version` and `/metrics`.
+//! Probes and metrics for operators: `GET /health`, `/ready`, `/version` and `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,13 +18,13 @@ const TEXT: (HeaderName, HeaderValue) = (
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
 );
 
-/// The process lives, and answers.
+/// Answers as soon as the server listens.
 pub(super) async fn health() -> Response {
     ([JSON], "{\"status\":\"ok\"}\n").into_response()
 }
 
-/// Requests are answered. They are as soon as there is a router, since `default` is in memory then,
-/// and until the server stops.
+/// Answers 200 until the server stops. The router exists only once `default` is in memory; until
+/// then [`StartingApi`](super::StartingApi) answers.
 pub(super) async fn ready(State(app): State<Arc<AppState>>) -> Result<Response, ApiError> {
     if app.stopping.load(Ordering::Relaxed) {
         return Err(ApiError::not_ready("the server is stopping"));

@@ -1,6 +1,5 @@
-//! Every request that reaches the API is counted and timed. At the level debug, each is logged too.
-//! The `X-Request-Id` that a client sends is returned, so that it finds its answer and the lines of
-//! the log.
+//! Counts and times each request that reaches the API, and logs it at the level debug. Returns the
+//! `X-Request-Id` that a client sends, so that the client finds its answer and its lines in the log.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{Extensions, HeaderName, HeaderValue, Method};
@@ -23,9 +22,9 @@ use crate::metrics::{Exposition, Histogram, Sharded};
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The statuses of all responses. Others would be counted as the last one.
-const STATUSES: [u16; 14] = [
-    200, 422, 400, 401, 403, 404, 405, 408, 409, 413, 415, 503, 304, 500,
+/// The statuses of all responses. Any other status would count as the last one.
+const STATUSES: [u16; 13] = [
+    200, 422, 400, 401, 403, 404, 405, 408, 409, 413, 415, 503, 500,
 ];
 
 /// How many requests there were, and how long they took.
@@ -72,17 +71,21 @@ impl RequestMetrics {
 
     /// A request has arrived.
     pub(super) fn begin(&self, request: &Request) -> InFlight {
-        let log = tracing::enabled!(tracing::Level::DEBUG).then(|| {
-            let path = request.uri().path();
-            Box::new((request.method().clone(), path.to_owned()))
+        let id = find_request_id(request);
+        let is_logged = tracing::enabled!(tracing::Level::DEBUG);
+        let details = (id.is_some() || is_logged).then(|| {
+            let line = || (request.method().clone(), request.uri().path().to_owned());
+            Box::new(Details {
+                id: id.cloned(),
+                line: is_logged.then(line),
+            })
         });
         InFlight {
             requests: Arc::clone(self.0.local()),
             route: paths::pattern(request.uri().path()),
             start: Instant::now(),
             client: client(request.extensions()),
-            id: request.headers().get(REQUEST_ID).cloned(),
-            log,
+            details,
         }
     }
 }
@@ -94,7 +97,13 @@ pub(super) fn client(extensions: &Extensions) -> Option<SocketAddr> {
 
 /// The `X-Request-Id` of a request, to be logged.
 pub(super) fn request_id(request: &Request) -> Option<Arc<str>> {
-    request.headers().get(REQUEST_ID).map(to_text)
+    find_request_id(request).map(to_text)
+}
+
+/// Compares names, which takes less time than to hash one: requests have few headers.
+fn find_request_id(request: &Request) -> Option<&HeaderValue> {
+    let mut headers = request.headers().iter();
+    headers.find_map(|(name, value)| (name == REQUEST_ID).then_some(value))
 }
 
 fn to_text(id: &HeaderValue) -> Arc<str> {
@@ -108,37 +117,52 @@ pub(super) struct InFlight {
     route: usize,
     start: Instant,
     client: Option<SocketAddr>,
+    /// Boxed, because most requests need none, and each request is moved several times.
+    details: Option<Box<Details>>,
+}
+
+#[derive(Debug)]
+struct Details {
     id: Option<HeaderValue>,
-    /// The method and the path, where each request is logged.
-    log: Option<Box<(Method, String)>>,
+    /// The method and the path, if each request is logged.
+    line: Option<(Method, String)>,
 }
 
 impl InFlight {
-    fn end(self, response: &mut Response) {
+    fn end(&self, response: &mut Response) {
         let duration = self.start.elapsed();
         let status = response.status().as_u16();
         let index = STATUSES.iter().position(|&known| known == status);
         let route = &self.requests.0[self.route];
         route.by_status[index.unwrap_or(STATUSES.len() - 1)].fetch_add(1, Ordering::Relaxed);
         route.durations.observe(duration);
+        if status == 500 || self.details.is_some() {
+            self.log(status, duration, response);
+        }
+    }
+
+    #[cold]
+    fn log(&self, status: u16, duration: Duration, response: &mut Response) {
+        let details = self.details.as_deref();
+        let id = details.and_then(|details| details.id.as_ref());
         let client = self.client.map(tracing::field::display);
-        let request_id = || self.id.as_ref().map(to_text).map(tracing::field::display);
+        let request_id = id.map(to_text).map(tracing::field::display);
         let error = response.extensions().get::<LoggedError>();
         let error = error.map(|LoggedError(message)| message.as_str());
         if let Some(cause) = error.filter(|_| status == 500) {
             let route = PATTERNS[self.route];
             tracing::error!(
                 client,
-                request_id = request_id(),
+                request_id = request_id.clone(),
                 route,
                 cause,
                 "a request failed"
             );
         }
-        if let Some((method, path)) = self.log.as_deref() {
+        if let Some((method, path)) = details.and_then(|details| details.line.as_ref()) {
             tracing::debug!(
                 client,
-                request_id = request_id(),
+                request_id,
                 %method,
                 path,
                 status,
@@ -147,8 +171,8 @@ impl InFlight {
                 "request"
             );
         }
-        if let Some(id) = self.id {
-            response.headers_mut().insert(REQUEST_ID, id);
+        if let Some(id) = id {
+            response.headers_mut().insert(REQUEST_ID, id.clone());
         }
     }
 }
@@ -158,17 +182,13 @@ pin_project! {
     pub struct ResponseFuture {
         #[pin]
         response: RouteFuture<Infallible>,
-        // None once the response is made.
-        request: Option<InFlight>,
+        request: InFlight,
     }
 }
 
 impl ResponseFuture {
     pub(super) fn new(request: InFlight, response: RouteFuture<Infallible>) -> Self {
-        Self {
-            response,
-            request: Some(request),
-        }
+        Self { response, request }
     }
 }
 
@@ -178,9 +198,7 @@ impl Future for ResponseFuture {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut response) = ready!(this.response.poll(cx));
-        if let Some(request) = this.request.take() {
-            request.end(&mut response);
-        }
+        this.request.end(&mut response);
         Poll::Ready(Ok(response))
     }
 }

@@ -1,4 +1,4 @@
-//! The API while the server starts: probes are answered at once, so that a supervisor does not take a
+//! The API while the server starts. It answers probes at once, so that a supervisor does not mistake a
 //! long training for a hang. All other requests wait for the models.
 
 use std::convert::Infallible;
@@ -16,16 +16,16 @@ use super::error::ApiError;
 use super::requests::ResponseFuture;
 use super::{paths, probes};
 
-/// An [`Api`] that may still be to come.
+/// An [`Api`] that becomes available later.
 #[derive(Debug, Clone)]
 pub struct StartingApi {
-    /// Known to each connection from its first request after the start on.
+    /// Each connection takes it over at its first request after the start.
     api: Option<Api>,
     started: watch::Receiver<Option<Api>>,
 }
 
 impl StartingApi {
-    /// Also returns what the API is to be sent to, once there is one.
+    /// Also returns the channel that takes the API once the models are loaded.
     pub fn new() -> (Self, watch::Sender<Option<Api>>) {
         let (sender, started) = watch::channel(None);
         (Self { api: None, started }, sender)

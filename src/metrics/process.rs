@@ -1,4 +1,4 @@
-//! What the operating system knows of the process, under the names that Prometheus' own clients use.
+//! Metrics that the operating system keeps of the process, under the names of Prometheus' own clients.
 
 #[cfg(target_os = "linux")]
 use std::sync::OnceLock;
@@ -29,7 +29,7 @@ pub fn write_process_metrics(text: &mut Exposition) {
     let _ = text;
 }
 
-/// Kept, because it shifts where it is computed anew after the clock was set.
+/// Computed once: a later computation differs after the clock was set.
 #[cfg(target_os = "linux")]
 static START: OnceLock<f64> = OnceLock::new();
 

@@ -1,4 +1,4 @@
-//! What the registry counts.
+//! Counters of predictions and trainings, and gauges of the models.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

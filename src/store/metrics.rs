@@ -1,4 +1,4 @@
-//! How often the store is used, how long that takes, and how often it fails.
+//! Counts and times the operations of a store, and counts those that failed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
