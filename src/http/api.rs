@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 
 use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::Method;
 use axum::response::Response;
 use axum::{Extension, Router};
 use tower::Service;
@@ -14,8 +16,11 @@ use super::access::{KeyCheck, Refusal};
 use super::keys::{ApiKeys, KeyList};
 use super::limits::BODY_BUDGET;
 use super::origin::Origin;
+use super::paths::PREDICT;
+use super::predict::predict_default;
 use super::requests::{RequestMetrics, ResponseFuture};
 use super::routes::{routes, with_cors};
+use super::state::AppState;
 use crate::metrics::ConnectionMetrics;
 use crate::registry::Registry;
 
@@ -48,9 +53,12 @@ impl Default for ApiConfig {
 }
 
 /// The HTTP API over a registry's models, as a service for [`server::run`](crate::server::run).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Api {
     router: Router,
+    /// The state of the handler of `/predict`, if no layer is around the router. Routing takes more
+    /// time than most predictions, so that handler is then called without it.
+    predict: Option<Arc<AppState>>,
     requests: Arc<RequestMetrics>,
     keys: Option<(Arc<KeyedAccess>, KeyList)>,
 }
@@ -77,9 +85,11 @@ impl Api {
             (Arc::new(KeyedAccess { check, refusals }), list)
         });
         let requests = Arc::<RequestMetrics>::default();
-        let router = routes(registry, &config, Arc::clone(&requests));
+        let app = Arc::new(AppState::new(registry, &config, Arc::clone(&requests)));
+        let router = routes(Arc::clone(&app), allowed_origins.clone());
         Self {
             router: with_cors(router, allowed_origins),
+            predict: allowed_origins.is_empty().then_some(app),
             requests,
             keys,
         }
@@ -98,16 +108,19 @@ impl Service<Request> for Api {
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let in_flight = self.requests.begin(&request);
-        let response = match &mut self.keys {
-            Some((keys, list)) => match keys.check.check(list, &mut request) {
-                Ok(()) => self.router.call(request),
-                Err(refusal) => {
-                    request.extensions_mut().insert(refusal);
-                    keys.refusals.clone().call(request)
-                }
-            },
-            None => self.router.call(request),
-        };
-        ResponseFuture::new(in_flight, response)
+        if let Some((keys, list)) = &mut self.keys
+            && let Err(refusal) = keys.check.check(list, &mut request)
+        {
+            request.extensions_mut().insert(refusal);
+            let response = keys.refusals.clone().call(request);
+            return ResponseFuture::routed(in_flight, response);
+        }
+        match &self.predict {
+            Some(app) if request.method() == Method::POST && request.uri().path() == PREDICT => {
+                let response = predict_default.call(request, Arc::clone(app));
+                ResponseFuture::handled(in_flight, response)
+            }
+            _ => ResponseFuture::routed(in_flight, self.router.call(request)),
+        }
     }
 }

@@ -181,14 +181,35 @@ pin_project! {
     /// The response to a request.
     pub struct ResponseFuture {
         #[pin]
-        response: RouteFuture<Infallible>,
+        response: Source,
         request: InFlight,
     }
 }
 
+pin_project! {
+    #[project = SourceProjection]
+    enum Source {
+        Router { #[pin] response: RouteFuture<Infallible> },
+        Handler { response: Handled },
+    }
+}
+
+/// The response of a handler that was called without a router.
+type Handled = Pin<Box<dyn Future<Output = Response> + Send>>;
+
 impl ResponseFuture {
-    pub(super) fn new(request: InFlight, response: RouteFuture<Infallible>) -> Self {
-        Self { response, request }
+    pub(super) fn routed(request: InFlight, response: RouteFuture<Infallible>) -> Self {
+        Self {
+            response: Source::Router { response },
+            request,
+        }
+    }
+
+    pub(super) fn handled(request: InFlight, response: Handled) -> Self {
+        Self {
+            response: Source::Handler { response },
+            request,
+        }
     }
 }
 
@@ -197,7 +218,13 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(mut response) = ready!(this.response.poll(cx));
+        let mut response = match this.response.project() {
+            SourceProjection::Router { response } => {
+                let Ok(response) = ready!(response.poll(cx));
+                response
+            }
+            SourceProjection::Handler { response } => ready!(response.as_mut().poll(cx)),
+        };
         this.request.end(&mut response);
         Poll::Ready(Ok(response))
     }

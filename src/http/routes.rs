@@ -14,13 +14,11 @@ use tower::ServiceExt;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access::{self, ChangeGuard};
-use super::api::ApiConfig;
 use super::error::ApiError;
 use super::origin::Origin;
-use super::requests::{REQUEST_ID, RequestMetrics};
+use super::requests::REQUEST_ID;
 use super::state::AppState;
 use super::{docs, models, paths, predict, probes, retrain};
-use crate::registry::Registry;
 
 const ALLOW: (HeaderName, HeaderValue) = (header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
 
@@ -30,14 +28,9 @@ const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(3600);
 /// Paths, and what answers their methods.
 type Routes = Vec<(&'static str, MethodRouter<Arc<AppState>>)>;
 
-/// The router with all routes, over a registry's models.
-pub(super) fn routes(
-    registry: Arc<Registry>,
-    config: &ApiConfig,
-    requests: Arc<RequestMetrics>,
-) -> Router {
-    let guard = Arc::new(ChangeGuard::new(config.allowed_origins.clone()));
-    let app = Arc::new(AppState::new(registry, config, requests));
+/// The router with all routes.
+pub(super) fn routes(app: Arc<AppState>, allowed_origins: Vec<Origin>) -> Router {
+    let guard = Arc::new(ChangeGuard::new(allowed_origins));
     let flask_routes = router(flask_routes(&guard), Arc::clone(&app));
     router(other_routes(&guard), app)
         .merge(flask_routes.clone())

@@ -17,7 +17,7 @@ use super::requests::ResponseFuture;
 use super::{paths, probes};
 
 /// An [`Api`] that becomes available later.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StartingApi {
     /// Each connection takes it over at its first request after the start.
     api: Option<Api>,
