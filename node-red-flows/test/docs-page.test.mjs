@@ -44,7 +44,7 @@ if (!executable) {
       const { page, seen } = await open({});
       await page.waitForLoadState('networkidle');
       assert.deepEqual(seen, { requests: [`${origin}/docs`], complaints: [] });
-      const style = await page.evaluate(() => getComputedStyle(document.body).maxWidth);
+      const style = await page.evaluate(() => window.getComputedStyle(document.body).maxWidth);
       assert.notEqual(style, 'none', 'the policy lets the styles through');
       await page.context().close();
     });
@@ -95,11 +95,11 @@ if (!executable) {
             return 0.2126 * r + 0.7152 * g + 0.0722 * b;
           };
           const back = (element) => {
-            const color = getComputedStyle(element).backgroundColor;
+            const color = window.getComputedStyle(element).backgroundColor;
             return rgb(color)[3] === 0 ? back(element.parentElement) : color;
           };
           const contrasts = [...document.body.querySelectorAll('*:not(script)')].map((element) => {
-            const [a, b] = [getComputedStyle(element).color, back(element)].map(luminance);
+            const [a, b] = [window.getComputedStyle(element).color, back(element)].map(luminance);
             return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
           });
           return Math.min(...contrasts);

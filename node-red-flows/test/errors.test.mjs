@@ -27,6 +27,10 @@ const predictions = (values) => ({
 const foreign = {
   'an HTML page': { status: 404, body: '<html><h1>404 Not Found</h1></html>', type: 'text/html' },
   'an HTML page with status 200': { status: 200, body: '<html>Please log in</html>', type: 'text/html' },
+  'a status text that the server does not define': {
+    status: 200,
+    body: { predictions: [1, 2].map((value) => ({ input_value: value, prediction: 0, anomaly_score: -0.1, status: 'Fine' })) },
+  },
   'an empty body': { status: 502, body: '' },
   'a JSON null': { status: 500, body: 'null' },
   'a JSON list': { status: 404, body: ['no_model'] },

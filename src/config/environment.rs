@@ -10,7 +10,12 @@ use super::values::{check_values, nearest};
 const PREFIX: &str = "IFOREST_";
 
 /// Variables of the Node-RED flows, which may run in the same environment.
-const FLOWS: [&str; 2] = ["IFOREST_URL", "IFOREST_SERVER_BIN"];
+const FLOWS: [&str; 4] = [
+    "IFOREST_URL",
+    "IFOREST_KEY",
+    "IFOREST_CA",
+    "IFOREST_SERVER_BIN",
+];
 
 /// Checks all variables that are called `IFOREST_…`.
 pub(super) fn check(
@@ -106,6 +111,8 @@ mod tests {
             ("IFOREST_SERVICE_HOST", "10.0.0.11"),
             ("IFOREST_PORT_5000_TCP_ADDR", "10.0.0.11"),
             ("IFOREST_URL", "http://localhost:5000"),
+            ("IFOREST_KEY", "a key"),
+            ("IFOREST_CA", "ca.pem"),
             ("IFORESTS", "not ours"),
             ("IFOREST_PORT", "5000"),
         ] {

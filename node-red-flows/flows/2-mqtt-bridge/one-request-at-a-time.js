@@ -1,0 +1,40 @@
+import { describe, newQueue, resumeQueue, step } from '../../lib/queue.js';
+import { serverHeaders } from '../../lib/server.js';
+
+export function start({ context }) {
+  const now = Date.now();
+  const kept = context.get('queue');
+  context.set('queue', kept ? resumeQueue(kept, now) : newQueue(now));
+}
+
+// Three outputs: the request, the predictions, and reports of refused readings.
+export default function oneRequestAtATime({ msg, env, node, context }) {
+  const q = context.get('queue');
+  const event = { reading: msg.reading, outcome: msg.outcome };
+  if (msg.status) event.connected = msg.status.fill === 'green';
+  const settings = {
+    limit: Number(env.get('QUEUE_LIMIT')),
+    batch: Number(env.get('BATCH_LIMIT')),
+    maxAge: 1000 * Number(env.get('MAX_AGE')),
+  };
+  const { request, predictions, reports, warnings } = step(q, event, settings, Date.now());
+  // A store on disk writes what was set.
+  if (msg.reading || msg.outcome) context.set('queue', q);
+  warnings.forEach((warning) => node.warn(warning));
+  if (msg.tick) {
+    const state = describe(q);
+    if (state.text !== context.get('shown')) node.status(state);
+    context.set('shown', state.text);
+  }
+  return [
+    request && {
+      id: request.id,
+      count: request.readings.length,
+      payload: { values: request.readings.map((reading) => reading.value) },
+      headers: serverHeaders(env),
+      requestTimeout: 10000,
+    },
+    predictions,
+    reports.map((report) => ({ payload: report })),
+  ];
+}

@@ -1,0 +1,3 @@
+export default function tagToRead({ env }) {
+  return { topic: env.get('OPCUA_READING') };
+}

@@ -1,0 +1,3 @@
+export default function reportTheError({ msg }) {
+  return { payload: msg.error.source.name + ': ' + msg.error.message };
+}

@@ -1,0 +1,8 @@
+/** The value of a JSON text, or undefined if it is none. */
+export function parseJson(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
