@@ -12,7 +12,8 @@ const WHOLE = 'hivemq-edge/machine/s71500/anomaly/json';
 const COMMAND = 'hivemq-edge/machine/s71500/retrain';
 const RESULT = `${COMMAND}/result`;
 const SCRATCH = `${COMMAND}/from-scratch`;
-const few = { RETRAIN_SAMPLES: 100, RETRAIN_MIN: 50 };
+// A rate that so few readings can promise, so that no warning says otherwise.
+const few = { RETRAIN_SAMPLES: 100, RETRAIN_MIN: 60, FALSE_ALARM_RATE: 0.2 };
 
 let brokerPort, serverPort, nodeRed, broker, server, us;
 
@@ -68,16 +69,19 @@ async function result() {
 const narrow = (count) => Array.from({ length: count }, (_, i) => Number((2 + ((i * 37) % count) / count).toFixed(4)));
 
 // The purpose of retraining: a reading that the server's first model calls normal may be an anomaly for this machine.
-test('the button retrains on the last normal readings and changes the predictions', async () => {
+test('the button retrains on the last readings and changes the predictions', async () => {
   await deploy(few);
   const [before] = await predict([4]);
   assert.equal(before.status, 'Normal Behaviour');
-  // Training must leave out the anomaly, and the 4 is older than the last hundred readings.
-  await predict([...narrow(60), 9, ...narrow(60)]);
+  // The 4 is older than the last hundred readings.
+  await predict(narrow(120));
   await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
-  const { time, ...said } = await result();
+  const { time, warnings, ...said } = await result();
   assert.ok(Math.abs(Date.now() - Date.parse(time)) < 60_000);
-  assert.deepEqual(said, { retrained: true, why: 'by button', samples_used: 100, message: 'Model retrained successfully', warnings: [] });
+  assert.deepEqual(said, { retrained: true, why: 'by button', samples_used: 100, message: 'Model retrained successfully' });
+  assert.deepEqual(warnings, []);
+  const model = await (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json();
+  assert.deepEqual([model.false_alarm_rate, model.out_of_range, model.window], [0.2, 'distance', undefined]);
   const [four, middle, nine] = await predict([4, 2.5, 9]);
   assert.equal(four.status, 'Anomaly Detected');
   assert.equal(middle.status, 'Normal Behaviour');
@@ -85,8 +89,71 @@ test('the button retrains on the last normal readings and changes the prediction
   assert.notEqual(middle.scaled_value, before.scaled_value);
 });
 
-// A stuck sensor trains a model that calls everything normal, and nobody reads the server's log.
-test('a model that can never alarm is reported, for each kind of URL', async () => {
+/** Random numbers between 0 and 1, the same in each run. */
+function randomNumbers(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+const machines = {
+  normal: (random) => 10 + Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random()),
+  uniform: (random) => 10 + 4 * random(),
+  skewed: (random) => 10 - 2 * Math.log(1 - random()),
+};
+// Once a training left out what the model before it had called anomalies. After three of them a healthy machine raised five times
+// as many false alarms, and a gross fault scored lower than noise at the edge of the normal range.
+for (const [name, next] of Object.entries(machines)) {
+  test(`ten retrainings leave a healthy ${name} machine as it is`, async (t) => {
+    const random = randomNumbers(7);
+    await deploy({ RETRAIN_MAX_SHARE: 1 });
+    for (let i = 0; i < 10; i += 1) {
+      await predict(Array.from({ length: 1000 }, () => next(random)));
+      await button('retrain now');
+      const said = await result();
+      assert.deepEqual([said.retrained, said.samples_used], [true, 1000], said.reason);
+    }
+    const url = `http://127.0.0.1:${serverPort}`;
+    const ask = async (values) => {
+      const headers = { 'Content-Type': 'application/json' };
+      const response = await fetch(`${url}/predict`, { method: 'POST', headers, body: JSON.stringify({ values }) });
+      return (await response.json()).predictions;
+    };
+    let alarms = 0;
+    for (let i = 0; i < 4; i += 1) {
+      const predictions = await ask(Array.from({ length: 5000 }, () => next(random)));
+      alarms += predictions.filter(({ prediction }) => prediction === 1).length;
+    }
+    const rate = alarms / 20_000;
+    // The server promises twice the rate for 95 of 100 models.
+    assert.ok(rate <= 0.02, `${rate} of the readings are false alarms, 0.01 was asked for`);
+    const { normal_ranges: ranges } = await (await fetch(`${url}/models/default`)).json();
+    // Where the tail of a skewed machine has few readings, the forest may leave out a sliver between two of them.
+    const [low, high] = [ranges[0][0], ranges.at(-1)[1]];
+    const normal = ranges.reduce((sum, [from, to]) => sum + to - from, 0);
+    assert.ok(normal > 0.999 * (high - low), `the normal range has gaps: ${JSON.stringify(ranges)}`);
+    const [below, above, gross] = await ask([low - 0.01 * (high - low), high + 0.01 * (high - low), high + 5 * (high - low)]);
+    assert.ok(gross.anomaly_score > Math.max(below.anomaly_score, above.anomaly_score), 'a gross fault scores above the edge');
+    t.diagnostic(`false alarms ${rate}; normal from ${low.toFixed(2)} to ${high.toFixed(2)}; gross fault ${gross.anomaly_score.toFixed(3)}`);
+  });
+}
+
+test('a window is asked for where one is set, and names of features are sent', async () => {
+  await deploy({ ...few, WINDOW: 10, FALSE_ALARM_RATE: '', RETRAIN_SAMPLES: 300 });
+  await predict(narrow(300));
+  await button('retrain now');
+  const said = await result();
+  assert.equal(said.retrained, true, said.reason);
+  const model = await (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json();
+  assert.deepEqual([model.window, model.false_alarm_rate, model.out_of_range], [10, 0.001, 'distance']);
+  assert.match(said.warnings.join(), /false_alarm_rate of 0.001 cannot be promised/);
+});
+
+// A stuck sensor trains a model that knows one value only, and nobody reads the server's log.
+test('the warnings of a model are reported, for each kind of URL', async () => {
   const press = `http://127.0.0.1:${serverPort}/models/press-1`;
   for (const url of [`http://127.0.0.1:${serverPort}`, press]) {
     if (url === press) await train(press, narrow(200));
@@ -95,12 +162,11 @@ test('a model that can never alarm is reported, for each kind of URL', async () 
     await predict(Array.from({ length: 60 }, () => 2.5));
     await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
     const said = await result();
-    assert.deepEqual([said.retrained, said.samples_used, said.warnings.length], [true, 60, 1], url);
-    assert.match(said.warnings[0], /^this model can never alarm: /);
+    assert.deepEqual([said.retrained, said.samples_used], [true, 60], url);
+    assert.match(said.warnings[0], /were all alike in training/);
     const shown = await until(() => /retrained/.test(nodeRed.status(flow, 'show the result').text) && nodeRed.status(flow, 'show the result'), 'the status');
     assert.equal(shown.fill, 'yellow');
-    assert.match(shown.text, /retrained on 60 readings; this model can never alarm/);
-    assert.equal((await predict([1000]))[0].status, 'Normal Behaviour', 'the model never alarms');
+    assert.ok(shown.text.includes(`retrained on 60 readings; ${said.warnings[0]}`), shown.text);
   }
 });
 
@@ -130,17 +196,17 @@ test('too few readings are refused', async () => {
   await predict(narrow(49));
   await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
   const said = await result();
-  assert.deepEqual([said.retrained, said.reason], [false, 'only 49 normal readings, 50 are needed']);
+  assert.deepEqual([said.retrained, said.reason], [false, 'only 49 readings, 60 are needed']);
 });
 
 // Otherwise a bearing that fails slowly would become normal for the model.
 test('a high share of anomalies is refused', async () => {
   await deploy(few);
-  await predict([...narrow(70), ...Array.from({ length: 30 }, () => 9)]);
+  await predict([...narrow(85), ...Array.from({ length: 15 }, () => 9)]);
   await nodeRed.inject(nodeNamed(flow, 'retrain now').id);
   const said = await result();
   assert.equal(said.retrained, false);
-  assert.equal(said.reason, '30 of the last 100 readings were anomalies (30 %), at most 20 % are allowed; if the machine is healthy, learn from scratch');
+  assert.equal(said.reason, '15 of the last 100 readings were anomalies (15 %), at most 10 % are allowed; if the machine is healthy, learn from scratch');
 });
 
 test('an unreachable server is reported, and the next attempt works', async () => {
@@ -172,12 +238,12 @@ const publish = async (payloads) => {
 
 // The server's first model calls every reading of this healthy machine an anomaly, so there are no normal readings to retrain on.
 test('a machine that runs at 10 to 12 is refused, then learned from scratch by the button', async () => {
-  await deploy({ ...few, SCRATCH_SAMPLES: 200 });
-  await predict(machine(55));
+  await deploy({ ...few, SCRATCH_SAMPLES: 200, RETRAIN_MAX_SHARE: 0.4 });
+  await predict(machine(65));
   await button('retrain now');
   const refused = await result();
   assert.equal(refused.retrained, false);
-  assert.equal(refused.reason, 'only 0 normal readings, 50 are needed; 55 of the last 55 readings were anomalies; if the machine is healthy, learn from scratch');
+  assert.equal(refused.reason, '65 of the last 65 readings were anomalies (100 %), at most 40 % are allowed; if the machine is healthy, learn from scratch');
 
   await learn();
   assert.deepEqual([learning()[0].readings, learning()[0].of, learning()[0].minutes_left], [0, 200, 60]);
@@ -201,7 +267,7 @@ test('a machine that runs at 10 to 12 is refused, then learned from scratch by t
   await button('retrain now');
   const next = await result();
   assert.deepEqual([next.retrained, next.why], [true, 'by button'], next.reason);
-  assert.ok(next.samples_used >= 50 && next.samples_used <= 62, `${next.samples_used} readings, none from before`);
+  assert.ok(next.samples_used >= 60 && next.samples_used <= 66, `${next.samples_used} readings, none from before`);
 });
 
 test('a message trains a new named model, and predictions start', async () => {
@@ -249,12 +315,12 @@ test('learning from scratch ends at its time limit, and refuses too few readings
   const soon = { ...few, READING_TOPIC: `$share/judges/${READINGS}`, SCRATCH_SAMPLES: 1000, SCRATCH_MINUTES: 3 / 60 };
   await deploy(soon);
   await learn();
-  await publish(machine(55));
-  assert.deepEqual([(await result()).samples_used], [55]);
+  await publish(machine(65));
+  assert.deepEqual([(await result()).samples_used], [65]);
   await learn();
   await publish(machine(49));
   const said = await result();
-  assert.deepEqual([said.retrained, said.reason], [false, `only 49 readings arrived on ${READINGS} in 0.05 minutes, 50 are needed`]);
+  assert.deepEqual([said.retrained, said.reason], [false, `only 49 readings arrived on ${READINGS} in 0.05 minutes, 60 are needed`]);
 });
 
 test('learning from scratch is stopped by button or message, and not started twice', async () => {

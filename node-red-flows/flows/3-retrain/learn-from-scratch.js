@@ -1,3 +1,5 @@
+import { trainingRequest } from '../../lib/training.js';
+
 export function start({ context }) {
   context.set('learning', { state: 'idle', samples: [], shape: '', leftOut: 0, until: 0, publishedAt: 0, retryAt: 0, shown: '' });
 }
@@ -24,11 +26,9 @@ export default function learnFromScratch({ msg, env, node, context }) {
     },
   });
 
-  // Named features need feature_names in the request; lists and numbers do not.
   function training() {
-    const names = s.shape.startsWith('{') ? { feature_names: Object.keys(s.samples[0]) } : {};
     s.retryAt = 0;
-    return { scratch: true, why: 'from scratch', payload: Object.assign({ samples: s.samples }, names), requestTimeout: 60000 };
+    return { scratch: true, why: 'from scratch', ...trainingRequest(s.samples, env) };
   }
 
   function shapeOf(value) {

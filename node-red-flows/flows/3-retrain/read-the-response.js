@@ -1,4 +1,4 @@
-export default function readTheResponse({ msg, env }) {
+export default function readTheResponse({ msg }) {
   const body = msg.payload || {};
   const ok = !msg.error && msg.statusCode === 200;
   const reason = msg.error ? msg.error.message : body.error || 'status ' + msg.statusCode;
@@ -8,10 +8,5 @@ export default function readTheResponse({ msg, env }) {
   const retry = msg.error || !(msg.statusCode < 500);
   const done = { done: true, retrained: ok, scratch: msg.scratch, again: Boolean(retry) };
   if (msg.scratch && retry) result.reason += '; the readings are kept and sent again in 10 seconds';
-  // The response of /models/NAME/retrain has the warnings; after /retrain they must be fetched from the model.
-  if (ok && !body.warnings) {
-    const url = env.get('RETRAIN_URL').replace(/\/retrain$/, '/models/default');
-    return [null, done, { result: result, url: url, requestTimeout: 5000 }];
-  }
-  return [{ payload: result }, done, null];
+  return [{ payload: result }, done];
 }
