@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { generate } from 'selfsigned';
 import { temporaryFolder } from './process.mjs';
 
+const DAY = 86_400_000;
+
 async function authority(name) {
   return generate([{ name: 'commonName', value: name }], {
     algorithm: 'sha256',
@@ -24,8 +26,9 @@ export async function certificates() {
   };
   const ours = await authority('Test authority');
   const other = await authority('Another authority');
-  const signed = async (host) => {
+  const signed = async (host, name = host, dates = {}) => {
     const pems = await generate([{ name: 'commonName', value: host }], {
+      ...dates,
       algorithm: 'sha256',
       keySize: 2048,
       ca: { key: ours.private, cert: ours.cert },
@@ -34,12 +37,13 @@ export async function certificates() {
         { name: 'subjectAltName', altNames: [{ type: 2, value: host }] },
       ],
     });
-    return { cert: file(`${host}.crt`, pems.cert), key: file(`${host}.key`, pems.private) };
+    return { cert: file(`${name}.crt`, pems.cert), key: file(`${name}.key`, pems.private) };
   };
   return {
     authority: file('ca.crt', ours.cert),
     otherAuthority: file('other-ca.crt', other.cert),
     right: await signed('localhost'),
     wrongName: await signed('elsewhere.example'),
+    expired: await signed('localhost', 'expired', { notBeforeDate: new Date(Date.now() - 2 * DAY), notAfterDate: new Date(Date.now() - DAY) }),
   };
 }

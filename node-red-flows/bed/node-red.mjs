@@ -1,5 +1,5 @@
 // The real Node-RED, controlled like an editor: through the admin API and the /comms websocket.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import WebSocket from 'ws';
@@ -26,9 +26,12 @@ export const local = (brokerPort, serverPort) => ({
   IFOREST_URL: `http://127.0.0.1:${serverPort}`,
 });
 
-export async function startNodeRed(env = {}, { port } = {}) {
+/**
+ * Starts it with an empty flow, or with the flows of a file. The folder of the user and more settings can be given, as for a
+ * restart.
+ */
+export async function startNodeRed(env = {}, { port, userDir = temporaryFolder('node-red'), more = {}, flows } = {}) {
   port ??= await freePort();
-  const userDir = temporaryFolder('node-red');
   const settings = {
     uiHost: '127.0.0.1',
     uiPort: port,
@@ -40,10 +43,12 @@ export async function startNodeRed(env = {}, { port } = {}) {
     telemetry: { enabled: false, updateNotification: false },
     editorTheme: { tours: false },
     logging: { console: { level: 'info', metrics: false, audit: false } },
+    ...more,
   };
   const settingsFile = join(userDir, 'settings.cjs');
   writeFileSync(settingsFile, `module.exports = ${JSON.stringify(settings)};\n`);
-  writeFileSync(join(userDir, 'flows.json'), '[]');
+  const flowFile = join(userDir, 'flows.json');
+  if (flows || !existsSync(flowFile)) writeFileSync(flowFile, JSON.stringify(flows ?? []));
   const node = process.env.NODE_RED_NODE ? resolve(process.env.NODE_RED_NODE) : process.execPath;
   const program = await start(node, [nodeRedScript(), '--settings', settingsFile], { ready: /^(?=[^]*Started flows)(?=[^]*Server now running)/, env });
   const url = `http://127.0.0.1:${port}`;
