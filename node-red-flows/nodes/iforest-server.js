@@ -1,0 +1,20 @@
+import { createClient } from '../lib/client.js';
+
+function register(RED) {
+  /** The connection to iforest-server, shared by the nodes that use it. */
+  function IforestServer(config) {
+    RED.nodes.createNode(this, config);
+    const tls = {};
+    const tlsNode = config.tls && RED.nodes.getNode(config.tls);
+    if (tlsNode) tlsNode.addTLSOptions(tls);
+    try {
+      this.client = createClient({ url: config.url || 'http://localhost:5000', key: this.credentials?.key, tls });
+    } catch {
+      this.error(`the address of iforest-server must be like http://localhost:5000, got ${config.url}`);
+    }
+    this.on('close', () => this.client?.close());
+  }
+  RED.nodes.registerType('iforest-server', IforestServer, { credentials: { key: { type: 'password' } } });
+}
+
+export { register as 'module.exports' };
