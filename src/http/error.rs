@@ -378,6 +378,21 @@ impl From<ChangeError> for ApiError {
 }
 
 impl ApiError {
+    /// Whether the body has no `value`.
+    pub(super) fn is_missing_value(&self) -> bool {
+        self.code == ErrorCode::MissingField && self.place == Some("value".into())
+    }
+
+    /// Whether another body may succeed: neither the model nor the server is at fault.
+    pub(super) fn is_about_body(&self) -> bool {
+        self.status.is_client_error() && self.code != ErrorCode::NoModel
+    }
+
+    /// The body of the response as text.
+    pub(super) fn to_text(&self) -> String {
+        String::from_utf8_lossy(&self.to_json()).into_owned()
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

@@ -26,6 +26,7 @@ mod origin;
 mod paths;
 mod place;
 mod predict;
+mod predict_many;
 mod predict_windowed;
 mod probes;
 mod requests;

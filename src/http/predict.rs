@@ -12,6 +12,7 @@ use super::error::{ApiError, ErrorCode};
 use super::limits::{MAX_INLINE_WALKS, MAX_PREDICT_BODY, check_explained, walks};
 use super::models::{Name, find};
 use super::place::Place;
+use super::predict_many;
 use super::predict_windowed;
 use super::state::AppState;
 use super::wire::{self, PredictRequest, Reading};
@@ -27,11 +28,22 @@ pub(super) async fn predict_default(
     // server.py knows models of one feature only. A windowed model has at least three.
     if model.detector.forest().n_features() > 1 {
         let name = ModelName::default_model();
-        return Box::pin(predict_with(&app, &name, model, &body)).await;
+        let predicted = Box::pin(predict_with(&app, &name, model, &body)).await;
+        return match predicted {
+            Err(error) if error.is_missing_value() => {
+                Box::pin(predict_many::predict(&app, &body, error)).await
+            }
+            predicted => predicted,
+        };
     }
-    match wire::parse_values(&body)? {
-        (request, false) => respond_values(model, request).await,
-        (request, true) => Box::pin(explain_values(model, request)).await,
+    match wire::parse_values(&body) {
+        Ok((request, false)) => respond_values(model, request).await,
+        Ok((request, true)) => Box::pin(explain_values(model, request)).await,
+        // Boxed, so that the usual request does not carry the state of this one.
+        Err(error) if error.is_missing_value() => {
+            Box::pin(predict_many::predict(&app, &body, error)).await
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -44,7 +56,7 @@ pub(super) async fn predict_named(
 }
 
 /// Predicts with any model.
-async fn predict_with(
+pub(super) async fn predict_with(
     app: &AppState,
     name: &ModelName,
     mut model: Arc<ServedModel>,

@@ -25,6 +25,7 @@ mod error_codes;
 mod examples;
 mod forest;
 mod loading;
+mod many_models;
 mod memory;
 mod metrics;
 mod models;

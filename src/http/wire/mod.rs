@@ -2,12 +2,14 @@
 //!
 //! * `json`: JSON values as Python reads them
 //! * `predict_request`, `retrain_request`, `rollback_request`: request bodies
+//! * `readings_request`: the body of a prediction with many models
 //! * `windowed_request`: the body of a prediction of a windowed model
 //! * `samples`: the readings of a retrain
 //! * `response`: response bodies but errors
 
 mod json;
 mod predict_request;
+mod readings_request;
 mod response;
 mod retrain_request;
 mod rollback_request;
@@ -15,6 +17,7 @@ mod samples;
 mod windowed_request;
 
 pub(super) use predict_request::{PredictRequest, parse_rows, parse_values};
+pub(super) use readings_request::{ModelReading, ModelReadings, parse_readings};
 pub(super) use response::{
     ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions, Reading,
     Version, WindowedPrediction, explained_predictions, prediction, predictions, retrained,

@@ -20,6 +20,7 @@ use crate::support::server::Server;
 const STORY: &[(&str, &str, &str)] = &[
     ("POST", "/predict", "reading"),
     ("POST", "/predict", "readings"),
+    ("POST", "/predict", "models"),
     ("POST", "/models/{name}/retrain", "features"),
     ("POST", "/models/{name}/predict", "features"),
     ("POST", "/models/{name}/retrain", "window"),
