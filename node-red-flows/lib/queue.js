@@ -4,6 +4,8 @@ import { difference, newClock, observe } from './clock.js';
 
 const NO_RESPONSE = 30_000;
 const LONGEST_PAUSE = 30_000;
+/** Codes of errors that are not the fault of a reading. */
+const LATER = ['busy', 'not_ready', 'store_failed', 'internal'];
 
 /** An empty queue: plain data, so that a context store can keep it over a restart. */
 export function newQueue(now) {
@@ -118,9 +120,15 @@ function settle(q, outcome, now, { predictions, reports, warnings }) {
   } else if (!q.connected) {
     requeue(q);
   } else {
-    outcome.predictions.forEach((prediction, i) => predictions.push({ prediction, reading: q.batch[i] }));
-    q.batch = [];
-    answered(q, warnings);
+    // A reading that the server cannot answer now is sent again; so are the later ones of its model, which fails for all alike.
+    const later = outcome.predictions.filter(({ code }) => LATER.includes(code));
+    const isLater = (_, i) => LATER.includes(outcome.predictions[i].code);
+    outcome.predictions.forEach((prediction, i) => {
+      if (!LATER.includes(prediction.code)) predictions.push({ prediction, reading: q.batch[i] });
+    });
+    q.batch = q.batch.filter(isLater);
+    if (later.length > 0) failed(q, later[0].error, now, warnings);
+    else answered(q, warnings);
     hasModel(q, warnings);
   }
 }

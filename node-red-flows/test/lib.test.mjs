@@ -110,6 +110,19 @@ describe('the queue', () => {
     assert.deepEqual(values(step(resumeQueue(stored, NOW), {}, settings, NOW)), [1, 2]);
   });
 
+  test('sends readings again that the server cannot answer now, and only those', () => {
+    const q = newQueue(NOW);
+    const { request } = step(q, reading(0), settings, NOW);
+    for (const value of [1, 2, 3]) step(q, reading(value), settings, NOW);
+    const next = step(q, { outcome: { id: request.id, predictions: [normal] } }, settings, NOW);
+    const busy = { error: 'wait', code: 'busy' };
+    const outcome = { id: next.request.id, predictions: [normal, busy, { error: 'no', code: 'wrong_type' }] };
+    const after = step(q, { outcome }, settings, NOW);
+    assert.deepEqual(after.predictions.map(({ reading: { value } }) => value), [1, 3]);
+    assert.deepEqual([after.request, after.warnings], [null, ['requests to the server fail: wait']]);
+    assert.deepEqual(values(step(q, {}, settings, NOW + 1000)), [2]);
+  });
+
   test('marks readings late that are older than the limit, and says so once', () => {
     const q = newQueue(NOW);
     const predict = (age) => {

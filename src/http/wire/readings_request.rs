@@ -99,7 +99,8 @@ pub(in crate::http) fn parse_readings(body: &[u8]) -> Result<Option<ReadingsRequ
     };
     let mut positions = HashMap::new();
     for (index, raw) in items.into_iter().enumerate() {
-        match parse_reading(index, raw) {
+        let mut model = None;
+        match parse_reading(index, raw, &mut model) {
             Ok((name, reading)) => {
                 let position = *positions.entry(name.clone()).or_insert_with(|| {
                     request.models.push(ModelReadings {
@@ -110,50 +111,46 @@ pub(in crate::http) fn parse_readings(body: &[u8]) -> Result<Option<ReadingsRequ
                 });
                 request.models[position].readings.push(reading);
             }
-            Err(refused) => request.refused.push(refused),
+            Err(error) => request.refused.push(RefusedReading {
+                index,
+                model,
+                error,
+            }),
         }
     }
     Ok(Some(request))
 }
 
+/// Parses a reading. `model` is set as soon as the name of the model is known, also if the reading is
+/// refused.
 fn parse_reading(
     index: usize,
     raw: &RawValue,
-) -> Result<(ModelName, ModelReading), RefusedReading> {
-    let refuse = |model: Option<&str>, error: ApiError| RefusedReading {
-        index,
-        model: model.map(str::to_owned),
-        error,
-    };
+    model: &mut Option<String>,
+) -> Result<(ModelName, ModelReading), ApiError> {
     if !raw.get().starts_with('{') {
         let got = json::excerpt_of(raw);
         let message = format!("a reading must be an object such as {EXAMPLE}, got {got}");
-        let error = ApiError::unprocessable(ErrorCode::WrongType, message);
-        return Err(refuse(None, error));
+        return Err(ApiError::unprocessable(ErrorCode::WrongType, message));
     }
-    let [model, value, time] = json::fields(raw.get(), ["model", "value", "time"], EXAMPLE)
-        .map_err(|error| refuse(None, error))?;
     let missing = |field: &'static str| {
         let message = format!("the field {field} is missing; a reading is like {EXAMPLE}");
         ApiError::unprocessable(ErrorCode::MissingField, message).at(field)
     };
-    let model = model.ok_or_else(|| refuse(None, missing("model")))?;
-    let name: Cow<'_, str> = serde_json::from_str(model.get()).map_err(|_| {
-        let got = json::excerpt_of(model);
+    let [name, value, time] = json::fields(raw.get(), ["model", "value", "time"], EXAMPLE)?;
+    let name = name.ok_or_else(|| missing("model"))?;
+    let text: Cow<'_, str> = serde_json::from_str(name.get()).map_err(|_| {
+        let got = json::excerpt_of(name);
         let message = format!("model must be the name of a model, got {got}");
-        refuse(
-            None,
-            ApiError::unprocessable(ErrorCode::WrongType, message).at("model"),
-        )
+        ApiError::unprocessable(ErrorCode::WrongType, message).at("model")
     })?;
-    let value = value.ok_or_else(|| refuse(Some(&name), missing("value")))?;
-    let name: ModelName = name.parse().map_err(|error: NameError| {
-        let error = ApiError::unprocessable(ErrorCode::BadName, error.to_string());
-        refuse(Some(&name), error.at("model"))
+    let text = model.insert(text.into_owned());
+    let name: ModelName = text.parse().map_err(|error: NameError| {
+        ApiError::unprocessable(ErrorCode::BadName, error.to_string()).at("model")
     })?;
     let reading = ModelReading {
         index,
-        value: value.to_owned(),
+        value: value.ok_or_else(|| missing("value"))?.to_owned(),
         time: time.map(RawValue::to_owned),
     };
     Ok((name, reading))
