@@ -100,9 +100,10 @@ export const DEFAULTS = {
     pointShape: 'false',
     pointRadius: 1,
     showLegend: true,
-    removeOlder: '5',
-    removeOlderUnit: '60',
-    removeOlderPoints: '',
+    // Five minutes of a fast machine, hours of a slow one.
+    removeOlder: '1',
+    removeOlderUnit: '86400',
+    removeOlderPoints: '600',
     textColor: ['#5b6b7c'],
     textColorDefault: false,
     gridColor: ['#e3e9ef'],

@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { judge, newAlarm } from '../lib/alarm.js';
 import { difference, newClock, observe } from '../lib/clock.js';
 import { count, newCounter } from '../lib/counter.js';
+import { scale } from '../lib/gauge.js';
 import { newQueue, resumeQueue, step } from '../lib/queue.js';
 import { readPayload } from '../lib/reading.js';
+import { add, isFresh, newTrend, next } from '../lib/trend.js';
 
 const NOW = 1_790_000_000_000;
 const DAY = 86_400_000;
@@ -135,5 +138,111 @@ describe('the queue', () => {
     assert.deepEqual(late.warnings, ['readings are older than 5 s: only their whole prediction is published, marked late']);
     assert.deepEqual(predict(9000).warnings, []);
     assert.deepEqual(predict(0).warnings, ['readings are current again, after 2 late ones']);
+  });
+});
+
+describe('the scale of the gauge', () => {
+  test('covers the normal range and the value', () => {
+    const ends = (ranges, value) => {
+      const { min, max } = scale(ranges, value);
+      return [min, max];
+    };
+    assert.deepEqual(ends([[0.5, 4.5]], 2), [0, 9]);
+    assert.deepEqual(ends([[0.5, 4.5]], 9), [0, 9]);
+    assert.deepEqual(ends([[0.5, 4.5]], 40), [0, 72]);
+    assert.deepEqual(ends([[100, 104]], 102), [98, 108]);
+    assert.deepEqual(ends([[100, 104]], 2), [-52, 108]);
+    assert.deepEqual(ends([[-1, 1]], 0), [-2, 3]);
+    assert.deepEqual(ends([[null, 4]], null), [0, 8]);
+    assert.deepEqual(ends([], 1000), [0, 1000]);
+    assert.deepEqual(ends([[null, null]], -3), [-10, 10]);
+  });
+});
+
+describe('the trend', () => {
+  const run = (every, seconds, value = () => 2) => {
+    const trend = newTrend();
+    const points = [];
+    let at = 0;
+    for (let now = 0; now < seconds * 1000; now += 20) {
+      if (now >= at) {
+        add(trend, { value: value(now), score: -0.1 }, NOW + now);
+        at += every;
+      }
+      if (now % 500 === 0) points.push(next(trend, NOW + now));
+    }
+    return { trend, points: points.filter(Boolean) };
+  };
+
+  test('has a point for each half second of a fast machine, with the least, the mean and the greatest', () => {
+    const { points } = run(20, 60, (now) => (now % 400 === 0 ? 9 : 1));
+    assert.ok(points.length >= 110 && points.length <= 120, `${points.length} points in a minute`);
+    assert.deepEqual([points[10].value.min, points[10].value.max], [1, 9]);
+    assert.ok(points[10].value.mean > 1.2 && points[10].value.mean < 2, `${points[10].value.mean}`);
+  });
+
+  test('has a point for each reading of a slow machine, and no gaps between them', () => {
+    for (const every of [1500, 3000, 15_000]) {
+      const { points } = run(every, 20 * (every / 1000));
+      const gaps = points.filter((point) => point === 'gap').length;
+      // Nothing is known of the step before the second reading.
+      assert.ok(gaps <= 1, `${gaps} gaps`);
+      assert.equal(points.length - gaps, 20);
+    }
+  });
+
+  test('has one gap where readings stay away, and knows how old the last one is', () => {
+    const { trend } = run(1000, 20);
+    assert.equal(isFresh(trend, NOW + 25_000), true);
+    assert.equal(isFresh(trend, NOW + 40_000), false);
+    const later = [20.5, 21, 24, 30, 60].map((s) => next(trend, NOW + s * 1000));
+    assert.deepEqual(later.filter((point) => point === 'gap'), ['gap']);
+    const slow = run(15_000, 300).trend;
+    assert.equal(isFresh(slow, NOW + 320_000), true, 'a slow machine is fresh for longer');
+  });
+});
+
+describe('the alarm', () => {
+  const rule = { on: 15, off: 30, count: 5 };
+  /** The times in seconds at which the alarm changes, for readings of a rate, of which some are anomalies. */
+  function changes(perSecond, seconds, isAnomaly) {
+    const alarm = newAlarm();
+    const found = [];
+    for (let i = 0; i < seconds * perSecond; i += 1) {
+      const at = i / perSecond;
+      if (judge(alarm, isAnomaly(at, i), rule, NOW + at * 1000)) found.push([alarm.on, at]);
+    }
+    assert.ok(alarm.seconds.length <= 31, 'it keeps seconds, not readings');
+    return found;
+  }
+  let state = 7;
+  const random = () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+
+  for (const [perSecond, seconds, name] of [[1 / 15, 86_400, 'one reading in 15 s'], [1, 86_400, 'one a second'], [50, 3600, 'fifty a second']]) {
+    test(`is not raised by one spike in twenty, at ${name}`, () => {
+      assert.deepEqual(changes(perSecond, seconds, (_, i) => i % 20 === 19), []);
+      assert.deepEqual(changes(perSecond, seconds, () => random() < 0.05), []);
+    });
+
+    test(`is raised once by a fault, and ends though spikes go on, at ${name}`, () => {
+      const fault = perSecond < 1 ? 1800 : 120;
+      for (const share of [1, 0.8]) {
+        const found = changes(perSecond, 3 * fault, (at) => (at >= fault && at < 2 * fault ? random() < share : random() < 0.05));
+        assert.deepEqual(found.map(([on]) => on), [true, false], `${share}: ${JSON.stringify(found)}`);
+        const [[, raised], [, ended]] = found;
+        // A full fault: most of fifteen seconds, or five readings. The end: most of thirty seconds, or ten readings.
+        if (share === 1) assert.ok(raised - fault <= Math.max(16, 5 / perSecond), `raised after ${raised - fault} s`);
+        assert.ok(ended - 2 * fault <= Math.max(45, 14 / perSecond), `ended after ${ended - 2 * fault} s`);
+      }
+    });
+  }
+
+  test('is not raised by a burst that is shorter than its time, at fifty a second', () => {
+    assert.deepEqual(changes(50, 120, (at) => at >= 60 && at < 65), []);
+    // Not even at the start, where nothing else is known.
+    assert.deepEqual(changes(50, 10, () => true), []);
   });
 });

@@ -1,32 +1,54 @@
+import { judge, newAlarm } from '../../lib/alarm.js';
 import { parseJson } from '../../lib/json.js';
+import { add, newTrend } from '../../lib/trend.js';
+
+const SHARE_OF = 1000;
 
 export function start({ flow }) {
-  flow.set('seen', { total: 0, anomalies: 0, recent: [], alarm: false, alarmSince: 0, last: null, lastAt: 0, worst: null, gap: true });
+  const counts = { since: Date.now(), total: 0, anomalies: 0, late: 0, recent: [] };
+  flow.set('seen', { ...counts, alarm: newAlarm(), trend: newTrend(), last: null, unknown: null });
 }
 
+// The bridge's predictions and states come in; the alarm goes out where it changes.
 export default function countAndAlarm({ msg, env, node, flow }) {
-  const prediction = parseJson(msg.payload);
-  // With several features input_value is a list.
-  if (!prediction || !Number.isFinite(prediction.anomaly_score) || ![prediction.input_value].flat().every(Number.isFinite)) return null;
-
+  const said = parseJson(msg.payload);
   const s = flow.get('seen');
-  s.last = prediction;
-  s.lastAt = Date.now();
-  s.total += 1;
-  s.anomalies += prediction.prediction;
-  // The page updates twice a second and shows the worst reading of each interval, so that no spike is hidden.
-  if (!s.worst || prediction.anomaly_score > s.worst.anomaly_score) s.worst = prediction;
-  s.recent.push(prediction.prediction);
-  if (s.recent.length > 1000) s.recent.shift();
+  const now = Date.now();
+  if (msg.topic === env.get('STATE_TOPIC')) {
+    if (said?.state === 'unknown') s.unknown = { reason: String(said.reason), timestamp: said.timestamp };
+    else s.unknown = null;
+    return null;
+  }
+  // With several features input_value is a list. While a model with a window warms up, there is no score.
+  if (!said || ![said.input_value].flat().every(Number.isFinite)) return null;
+  if (said.late) {
+    s.late += 1;
+    return null;
+  }
+  const isWarmingUp = said.anomaly_score === null;
+  if (!isWarmingUp && !Number.isFinite(said.anomaly_score)) return null;
 
-  // Raising the alarm takes more anomalies than keeping it, so that it does not flicker.
-  const window = s.recent.slice(-Number(env.get('ALARM_WINDOW')));
-  const bad = window.filter((p) => p === 1).length;
-  const was = s.alarm;
-  if (bad >= Number(env.get('ALARM_COUNT'))) s.alarm = true;
-  if (bad <= Number(env.get('ALARM_CLEAR'))) s.alarm = false;
-  if (s.alarm === was) return null;
-  s.alarmSince = Date.now();
-  node.status({ fill: s.alarm ? 'red' : 'green', shape: 'dot', text: s.alarm ? 'alarm' : 'no alarm' });
-  return { payload: { value: s.alarm } };
+  // The state is newer than the predictions that were on their way.
+  if (s.unknown && !(said.timestamp < s.unknown.timestamp)) s.unknown = null;
+  s.last = said;
+  s.total += 1;
+  add(s.trend, { value: said.input_value, score: said.anomaly_score }, now);
+  if (isWarmingUp) return null;
+  s.anomalies += said.prediction;
+  s.recent.push(said.prediction);
+  if (s.recent.length > SHARE_OF) s.recent.shift();
+
+  const rule = { on: Number(env.get('ALARM_ON')), off: Number(env.get('ALARM_OFF')), count: Number(env.get('ALARM_COUNT')) };
+  let changed;
+  if (typeof said.alarm === 'boolean') {
+    // A model with a window has an alarm of its own.
+    changed = said.alarm !== s.alarm.on;
+    if (changed) Object.assign(s.alarm, { on: said.alarm, since: now });
+  } else {
+    changed = judge(s.alarm, said.prediction === 1, rule, now);
+  }
+  if (!changed) return null;
+  const { on } = s.alarm;
+  node.status({ fill: on ? 'red' : 'green', shape: 'dot', text: on ? 'alarm' : 'no alarm' });
+  return { payload: { value: on } };
 }

@@ -1,3 +1,6 @@
+import { isFresh, next } from '../../lib/trend.js';
+
+// Four outputs: the summary, the points of both charts, and the value of the gauge.
 export default function updateThePage({ env, flow }) {
   const s = flow.get('seen');
   if (!s) return null;
@@ -5,49 +8,55 @@ export default function updateThePage({ env, flow }) {
   const model = server.model;
   const now = Date.now();
   // With several features there is no single number to draw; alarm, counts and score work as usual.
-  const number = (prediction) => (prediction && Number.isFinite(prediction.input_value) ? prediction.input_value : null);
-  const last = number(s.last);
-  const fresh = now - s.lastAt < 10000;
+  const last = s.last && Number.isFinite(s.last.input_value) ? s.last.input_value : null;
+  const fresh = isFresh(s.trend, now);
 
-  let state;
-  if (s.alarm) state = 'alarm';
-  else if (s.recent[s.recent.length - 1] === 1) state = 'anomaly';
-  else state = 'normal';
+  // Nothing hides a standing alarm.
+  let state = 'normal';
+  if (s.last?.anomaly_score === null) state = 'warming';
+  else if (s.recent.at(-1) === 1) state = 'anomaly';
   if (!fresh) state = 'none';
+  if (s.unknown) state = 'unknown';
+  if (s.alarm.on) state = 'alarm';
 
   const share = s.recent.length ? s.recent.filter((p) => p === 1).length / s.recent.length : 0;
+  const hasOwnAlarm = typeof s.last?.alarm === 'boolean';
+  const rule = `${env.get('ALARM_COUNT')} anomalies, and most readings of ${env.get('ALARM_ON')} seconds`;
   const summary = {
     machine: env.get('MACHINE_NAME'),
     unit: env.get('UNIT'),
-    state: state,
-    since: s.alarmSince,
+    state,
+    now,
+    fresh,
+    alarmSince: s.alarm.since,
+    unknown: s.unknown ? s.unknown.reason : '',
     value: last,
-    at: s.lastAt,
+    at: s.trend.lastAt,
+    since: s.since,
     total: s.total,
     anomalies: s.anomalies,
-    share: share,
+    late: s.late,
+    share,
     of: s.recent.length,
-    rule: env.get('ALARM_COUNT') + ' anomalies in ' + env.get('ALARM_WINDOW') + ' readings',
+    rule: hasOwnAlarm ? '2 of the last 3 readings' : rule,
     server: server.up,
     model: model || null,
     missing: server.missing || '',
   };
 
-  const worst = s.worst;
-  s.worst = null;
+  const interval = next(s.trend, now);
+  const gauge = last === null ? null : { payload: Number(last.toFixed(2)) };
   // Without readings the curve gets a gap instead of an interpolated line.
-  if (!worst && (s.gap || now - s.lastAt < 1500)) return [{ payload: summary }, null, null, null];
-  s.gap = !worst;
+  if (!interval) return [{ payload: summary }, null, null, gauge];
 
-  const point = (series, y) => ({ series: series, x: now, y: y });
-  const vibration = [point('vibration', number(worst))];
-  const score = [point('score', worst ? worst.anomaly_score : null)];
+  const points = (of) => ['mean', 'min', 'max'].map((series) => ({ series, x: now, y: of ? of[series] : null }));
+  const limit = (series, y) => ({ series, x: now, y });
+  const vibration = points(interval.value);
+  const score = points(interval.score);
   if (model) {
-    score.push(point('threshold', model.threshold));
+    score.push(limit('threshold', model.threshold));
     const bounds = model.normal_ranges.flat().filter((bound) => bound !== null);
-    if (bounds.length > 0) {
-      vibration.push(point('normal from', Math.min(...bounds)), point('normal to', Math.max(...bounds)));
-    }
+    if (bounds.length > 0) vibration.push(limit('normal from', Math.min(...bounds)), limit('normal to', Math.max(...bounds)));
   }
-  return [{ payload: summary }, { payload: vibration }, { payload: score }, last === null ? null : { payload: Number(last.toFixed(2)) }];
+  return [{ payload: summary }, { payload: vibration }, { payload: score }, gauge];
 }
