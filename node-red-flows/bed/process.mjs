@@ -31,6 +31,7 @@ export async function start(command, args, { ready, env = {}, seconds = 60 }) {
   running.add(child);
   const gone = new Promise((resolve) => child.once('exit', resolve)).then(() => running.delete(child));
   const program = {
+    pid: child.pid,
     log: '',
     async stop(signal = 'SIGTERM') {
       child.kill(signal);

@@ -1,15 +1,16 @@
 // Builds the flow files that users import: node flows/build.mjs
 //
-// Each folder beside this file is one flow: its flow.js has the settings and the nodes. The code of a function node is in
+// Each numbered folder beside this file, and each in examples/, is one flow: its flow.js has the settings and the nodes. The code of a function node is in
 // the module named like the node ("read the number": read-the-number.js), there or in shared/. A template is in the .vue
 // file named like its node.
 // Function nodes cannot import files, so Rollup puts what a module imports into the node.
-import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { rollup } from 'rollup';
 import { DEFAULTS } from './defaults.js';
 import { mqttNodes, tlsNode } from './mqtt.js';
 
+const here = new URL('./', import.meta.url);
 const slug = (name) =>
   name
     .toLowerCase()
@@ -32,7 +33,7 @@ async function bundle(file, name, given) {
 }
 
 async function code(folder, { name, libs = [] }) {
-  const [own, shared] = [folder, new URL('../shared/', folder)].map((place) => fileURLToPath(new URL(`${slug(name)}.js`, place)));
+  const [own, shared] = [folder, new URL('shared/', here)].map((place) => fileURLToPath(new URL(`${slug(name)}.js`, place)));
   const file = existsSync(own) ? own : shared;
   const { start } = await import(file);
   const given = ['env', 'node', 'context', 'flow', ...libs.map((lib) => lib.var)].join(', ');
@@ -98,16 +99,18 @@ async function build(folder) {
   return built;
 }
 
-/** All flow files: their names and their text. */
+/** All flow files: their names and their text. The examples are made of the nodes of this package. */
 export async function flows() {
-  const here = new URL('./', import.meta.url);
-  const folders = readdirSync(here, { withFileTypes: true }).filter((entry) => /^\d/.test(entry.name));
-  const built = await Promise.all(
-    folders.map(async ({ name }) => [`${name}.json`, `${JSON.stringify(await build(new URL(`${name}/`, here)), null, 2)}\n`]),
-  );
-  return new Map(built);
+  const within = (folder) => readdirSync(new URL(folder, here)).map((name) => [`${folder}${name}/`, `${folder}${name}.json`]);
+  const all = [...within('./').filter(([folder]) => /^\.\/\d/.test(folder)), ...within('examples/')];
+  const built = all.map(async ([folder, file]) => [
+    file.replace(/^\.\//, ''),
+    `${JSON.stringify(await build(new URL(folder, here)), null, 2)}\n`,
+  ]);
+  return new Map(await Promise.all(built));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  for (const [name, text] of await flows()) writeFileSync(new URL(`../${name}`, import.meta.url), text);
+  mkdirSync(new URL('../examples/', here), { recursive: true });
+  for (const [name, text] of await flows()) writeFileSync(new URL(`../${name}`, here), text);
 }

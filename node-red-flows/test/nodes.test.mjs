@@ -1,28 +1,15 @@
 // The nodes of the package, packed and installed as users do, in a real Node-RED.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, readdirSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { startNodeRed } from '../bed/node-red.mjs';
-import { freePort, sleep, temporaryFolder, until } from '../bed/process.mjs';
+import { userWithPackage } from '../bed/package.mjs';
+import { freePort, sleep, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
 const here = fileURLToPath(new URL('..', import.meta.url));
-const npm = (args, cwd) => execFileSync('npm', args, { cwd, encoding: 'utf8', shell: process.platform === 'win32' });
-
-/** A folder of a user who has installed the package. */
-function userDir() {
-  const folder = temporaryFolder('node-red');
-  const packed = temporaryFolder('packed');
-  npm(['pack', '--silent', '--pack-destination', packed], here);
-  const [file] = readdirSync(packed);
-  mkdirSync(join(folder, 'node_modules'));
-  npm(['install', '--silent', '--no-audit', '--no-fund', '--offline', '--prefix', folder, join(packed, file)], folder);
-  return folder;
-}
-
 const id = (n) => `c0ffee000000000${n.toString(16)}`.slice(0, 16);
 const [TAB, SERVER, PREDICT, TRAIN, OUT, STATES, TRAINED, READING, TICK] = Array.from({ length: 9 }, (_, i) => id(i));
 
@@ -86,7 +73,7 @@ describe('the nodes', () => {
   const spread = (from, count) => Array.from({ length: count }, (_, i) => Number((from + ((i * 37) % count) / count).toFixed(4)));
 
   before(async () => {
-    folder = userDir();
+    folder = userWithPackage();
     serverPort = await freePort();
     nodeRed = await startNodeRed({}, { userDir: folder });
   });

@@ -21,7 +21,7 @@ export default function updateThePage({ env, flow }) {
 
   const share = s.recent.length ? s.recent.filter((p) => p === 1).length / s.recent.length : 0;
   const hasOwnAlarm = typeof s.last?.alarm === 'boolean';
-  const rule = `${env.get('ALARM_COUNT')} anomalies, and most readings of ${env.get('ALARM_ON')} seconds`;
+  const rule = `most readings of ${env.get('ALARM_ON')} s, ${env.get('ALARM_COUNT')} at least`;
   const summary = {
     machine: env.get('MACHINE_NAME'),
     unit: env.get('UNIT'),
@@ -49,7 +49,8 @@ export default function updateThePage({ env, flow }) {
   // Without readings the curve gets a gap instead of an interpolated line.
   if (!interval) return [{ payload: summary }, null, null, gauge];
 
-  const points = (of) => ['mean', 'min', 'max'].map((series) => ({ series, x: now, y: of ? of[series] : null }));
+  // The mean comes last, so that it is drawn above the others.
+  const points = (of) => ['min', 'max', 'mean'].map((series) => ({ series, x: now, y: of ? of[series] : null }));
   const limit = (series, y) => ({ series, x: now, y });
   const vibration = points(interval.value);
   const score = points(interval.score);
