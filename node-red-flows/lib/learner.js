@@ -8,6 +8,8 @@
 
 const PROGRESS_EVERY = 2_000;
 const RETRY_AFTER = 10_000;
+/** Names of machines come from outside, so there is a bound on them. */
+const MOST = 2_000;
 
 /** The state of all machines: plain data. */
 export const newLearner = () => ({ machines: {} });
@@ -16,8 +18,12 @@ const nothing = () => ({ trainings: [], messages: [] });
 const say = (model, payload) => ({ trainings: [], messages: [{ model, payload }] });
 
 function machine(learner, model) {
-  return (learner.machines[model] ??= { readings: [], verdicts: [], busy: false, learning: null });
+  const known = learner.machines[model];
+  if (known || Object.keys(learner.machines).length >= MOST) return known ?? newMachine();
+  return (learner.machines[model] = newMachine());
 }
+
+const newMachine = () => ({ readings: [], verdicts: [], busy: false, learning: null });
 
 /**
  * Takes a reading, the verdict of the model about one (0 or 1), or both.

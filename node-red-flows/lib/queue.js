@@ -2,6 +2,10 @@
 // into the next request.
 import { difference, newClock, observe } from './clock.js';
 
+/** Readings of so many machines have clocks of their own; those of more are taken to be right. */
+const MOST_CLOCKS = 10_000;
+const MOST_NAMED = 3;
+
 const NO_RESPONSE = 30_000;
 const LONGEST_PAUSE = 30_000;
 /** Codes of errors that are not the fault of a reading. */
@@ -22,9 +26,7 @@ export function newQueue(now) {
     skipped: 0,
     dropped: 0,
     predicted: 0,
-    late: 0,
-    clock: newClock(),
-    clocksDiffer: 0,
+    clocks: {},
   };
 }
 
@@ -55,7 +57,8 @@ export function step(q, event, settings, now) {
 
   if (reading) {
     q.waiting.push(reading);
-    observe(q.clock, reading.timestamp, reading.arrived);
+    const clock = clockOf(q, reading);
+    if (clock) observe(clock, reading.timestamp, reading.arrived);
   }
   if (event.connected !== undefined) q.connected = event.connected;
   if (outcome && q.batch.length > 0 && outcome.id === q.id) settle(q, outcome, now, { predictions, reports, warnings });
@@ -94,8 +97,12 @@ export function describe(q) {
   if (q.problem) state = { fill: 'red', shape: 'ring', text: `server down: ${q.problem}` };
   state.text += `, ${q.waiting.length + q.batch.length} waiting`;
   if (q.dropped) state.text += `, ${q.dropped} dropped`;
-  if (q.late) Object.assign(state, { fill: state.fill === 'green' ? 'yellow' : state.fill, text: `${state.text}, ${q.late} late` });
-  if (q.clocksDiffer) state.text += `, clocks differ by ${seconds(q.clocksDiffer)} s`;
+  const clocks = Object.values(q.clocks);
+  const late = clocks.reduce((sum, clock) => sum + clock.late, 0);
+  if (late) Object.assign(state, { fill: state.fill === 'green' ? 'yellow' : state.fill, text: `${state.text}, ${late} late` });
+  const differ = clocks.filter((clock) => clock.differs !== 0);
+  if (differ.length > 1) state.text += `, the clocks of ${differ.length} machines differ`;
+  else if (differ.length === 1) state.text += `, clocks differ by ${seconds(differ[0].differs)} s`;
   return state;
 }
 
@@ -158,25 +165,50 @@ function hasModel(q, warnings) {
   q.skipped = 0;
 }
 
+/** The clock that timed a reading: that of its machine, which has the name of the model, if it has one. */
+function clockOf(q, { model = '' }) {
+  const known = q.clocks[model];
+  if (known || Object.keys(q.clocks).length >= MOST_CLOCKS) return known;
+  return (q.clocks[model] = { ...newClock(), differs: 0, late: 0 });
+}
+
 function markLate(q, predictions, maxAge, now, warnings) {
-  const differ = difference(q.clock, maxAge);
-  if ((differ !== 0) !== (q.clocksDiffer !== 0)) {
-    warnings.push(
-      differ
-        ? `the clocks of the readings and of Node-RED differ by ${seconds(differ)} s; ages are measured without this difference`
-        : 'the clocks of the readings and of Node-RED agree again',
-    );
-  }
-  q.clocksDiffer = differ;
+  const changed = { differ: [], agree: [], late: [], current: [] };
+  let counted = 0;
   for (const one of predictions) {
-    one.late = now - one.reading.timestamp - differ > maxAge;
+    const name = one.reading.model ?? '';
+    const clock = clockOf(q, one.reading);
+    const differs = clock ? difference(clock, maxAge) : 0;
+    one.late = now - one.reading.timestamp - differs > maxAge;
+    if (!clock) continue;
+    if ((differs !== 0) !== (clock.differs !== 0)) changed[differs ? 'differ' : 'agree'].push(name);
+    clock.differs = differs;
     if (one.late) {
-      if (q.late === 0)
-        warnings.push(`readings are older than ${seconds(maxAge)} s: only their whole prediction is published, marked late`);
-      q.late += 1;
-    } else if (q.late > 0) {
-      warnings.push(`readings are current again, after ${q.late} late ones`);
-      q.late = 0;
+      if (clock.late === 0) changed.late.push(name);
+      clock.late += 1;
+    } else if (clock.late > 0) {
+      changed.current.push(name);
+      counted += clock.late;
+      clock.late = 0;
     }
   }
+  const warn = (names, text) => {
+    if (names.length > 0) warnings.push(named(names) + text(names[0]));
+  };
+  const by = (name) => seconds(q.clocks[name].differs);
+  warn(
+    changed.differ,
+    (name) => `the clocks of the readings and of Node-RED differ by ${by(name)} s; ages are measured without this difference`,
+  );
+  warn(changed.agree, () => 'the clocks of the readings and of Node-RED agree again');
+  warn(changed.late, () => `readings are older than ${seconds(maxAge)} s: only their whole prediction is published, marked late`);
+  warn(changed.current, () => `readings are current again, after ${counted} late ones`);
+}
+
+/** The machines that a warning is about; nothing where there is only one, without a name. */
+function named(names) {
+  const known = [...new Set(names)].filter(Boolean);
+  if (known.length === 0) return '';
+  const more = known.length > MOST_NAMED ? ` and ${known.length - MOST_NAMED} more` : '';
+  return `${known.slice(0, MOST_NAMED).join(', ')}${more}: `;
 }

@@ -38,15 +38,19 @@ function badQuality({ metadata, status, quality }) {
   return String(name ?? (Number.isInteger(code) ? `status 0x${(code >>> 0).toString(16).padStart(8, '0')}` : 'unreadable status code'));
 }
 
+const isParsed = (payload) => payload !== null && typeof payload === 'object' && !Buffer.isBuffer(payload);
+const excerpt = (payload) => (isParsed(payload) ? JSON.stringify(payload) : String(payload)).slice(0, 60) || '(empty)';
+
 /**
- * Reads a payload: HiveMQ Edge's `{"value":…,"timestamp":…,"tagName":…,"metadata":…}`, a bare number, or a number as text.
+ * Reads a payload: HiveMQ Edge's `{"value":…,"timestamp":…,"tagName":…,"metadata":…}`, a bare number, or a number as text; as text,
+ * or as a value already.
  *
  * Returns `{ reading: { value, timestamp, tagName } }`; or `{ unknown, timestamp }` with the reason why the machine's state is
  * unknown: the quality is not good, or the tag has no value; or `{ refused }` with what is wrong.
  */
 export function readPayload(payload, now) {
   // ".5" and "+5" are not JSON, but they are numbers.
-  const sent = parseJson(payload) ?? payload;
+  const sent = isParsed(payload) ? payload : (parseJson(payload) ?? payload);
   const isObject = sent !== null && typeof sent === 'object';
   const time = isObject ? timeFrom(sent.timestamp) : NaN;
   const timestamp = Number.isFinite(time) ? time : now;
@@ -54,7 +58,7 @@ export function readPayload(payload, now) {
   if (bad) return { unknown: `quality ${bad}`, timestamp };
   if (isObject && sent.value === null) return { unknown: 'the tag has no value', timestamp };
   const value = valueFrom(isObject ? sent.value : sent);
-  if (value === null) return { refused: `not a finite number: ${String(payload).slice(0, 60) || '(empty)'}` };
+  if (value === null) return { refused: `not a finite number: ${excerpt(payload)}` };
   const reading = { value, timestamp };
   if (isObject && typeof sent.tagName === 'string') reading.tagName = sent.tagName;
   return { reading };

@@ -17,6 +17,7 @@ function register(RED) {
     const settings = { limit: Number(config.limit) || 10_000, batch: BATCH, maxAge: 1000 * (Number(config.maxAge) || 5) };
     const states = {};
     let shown = '';
+    let isClosed = false;
     // A context store on disk keeps the queue over a restart.
     const context = this.context();
     const kept = context.get('queue');
@@ -62,14 +63,15 @@ function register(RED) {
       } catch (error) {
         outcome.failed = error.message;
       }
-      run({ outcome });
+      // After a new deployment the next node sends the readings again.
+      if (!isClosed) run({ outcome });
     };
 
     this.on('input', (msg, send, done) => {
       const now = Date.now();
       const model = config.model || msg.model || 'default';
       const from = { topic: msg.topic, model };
-      const { reading, unknown, refused } = readPayload(typeof msg.payload === 'object' ? JSON.stringify(msg.payload) : msg.payload, now);
+      const { reading, unknown, refused } = readPayload(msg.payload, now);
       if (reading) run({ reading: { ...reading, ...from, arrived: now } });
       else if (unknown) change(from, 'unknown', unknown, now);
       else change(from, 'refused', refused, now);
@@ -82,7 +84,10 @@ function register(RED) {
       if (state.text !== shown) this.status(state);
       shown = state.text;
     }, TICK);
-    this.on('close', () => clearInterval(timer));
+    this.on('close', () => {
+      isClosed = true;
+      clearInterval(timer);
+    });
   }
   RED.nodes.registerType('iforest-predict', IforestPredict);
 }

@@ -22,6 +22,7 @@ function register(RED) {
     const waiting = [];
     let isTraining = false;
     let last = '';
+    let isClosed = false;
 
     const carryOut = ({ trainings, messages }) => {
       for (const { model, payload } of messages) {
@@ -52,7 +53,7 @@ function register(RED) {
         Object.assign(outcome, { reason: error.message, again: true });
       }
       isTraining = false;
-      carryOut(learner.trained(state, model, outcome, Date.now()));
+      if (!isClosed) carryOut(learner.trained(state, model, outcome, Date.now()));
     };
 
     this.on('input', (msg, send, done) => {
@@ -67,7 +68,7 @@ function register(RED) {
         if (Number.isFinite(msg.payload.anomaly_score)) learner.observe(state, model, { verdict: msg.payload.prediction }, settings, now);
       } else if (!msg.retain) {
         // A retained reading may be days old.
-        const { reading } = readPayload(typeof msg.payload === 'object' ? JSON.stringify(msg.payload) : msg.payload, now);
+        const { reading } = readPayload(msg.payload, now);
         carryOut(learner.observe(state, model, { value: reading ? reading.value : null }, settings, now));
       }
       done();
@@ -79,7 +80,10 @@ function register(RED) {
       const text = learning > 0 ? `learning ${learning} of ${Object.keys(state.machines).length} machines` : last;
       this.status(text ? { fill: learning > 0 ? 'blue' : 'grey', shape: 'dot', text } : {});
     }, TICK);
-    this.on('close', () => clearInterval(timer));
+    this.on('close', () => {
+      isClosed = true;
+      clearInterval(timer);
+    });
   }
   RED.nodes.registerType('iforest-train', IforestTrain);
 }

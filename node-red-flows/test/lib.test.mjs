@@ -126,6 +126,35 @@ describe('the queue', () => {
     assert.deepEqual(values(step(q, {}, settings, NOW + 1000)), [2]);
   });
 
+  test('knows the clock of each machine, and names in one line those that changed', () => {
+    const q = newQueue(NOW);
+    const wide = { ...settings, limit: 1000, batch: 1000 };
+    const send = (model, age, at) => step(q, { reading: { model, value: 1, timestamp: at - age, arrived: at } }, wide, at);
+    const warnings = [];
+    for (let at = NOW; at < NOW + 15_000; at += 500) {
+      let { request } = send('a', 60_000, at);
+      for (const model of ['b', 'c', 'd', 'e']) {
+        const next = send(model, 10, at);
+        request ??= next.request;
+      }
+      for (let i = 0; request && i < 3; i += 1) {
+        const outcome = { id: request.id, predictions: request.readings.map(() => normal) };
+        const after = step(q, { outcome }, wide, at);
+        warnings.push(...after.warnings);
+        request = after.request;
+      }
+    }
+    assert.deepEqual(warnings.slice(0, 2), [
+      'a: readings are older than 5 s: only their whole prediction is published, marked late',
+      'a: the clocks of the readings and of Node-RED differ by 60 s; ages are measured without this difference',
+    ]);
+    assert.match(warnings.slice(2).join(), /^a: readings are current again, after \d+ late ones$/);
+    const all = ['b', 'c', 'd', 'e'].map((model) => send(model, 9000, NOW + 16_000)).find(({ request }) => request);
+    const first = step(q, { outcome: { id: all.request.id, predictions: all.request.readings.map(() => normal) } }, wide, NOW + 16_000);
+    const rest = step(q, { outcome: { id: first.request.id, predictions: first.request.readings.map(() => normal) } }, wide, NOW + 16_000);
+    assert.match(rest.warnings.join(), /^c, d, e: readings are older than 5 s/);
+  });
+
   test('marks readings late that are older than the limit, and says so once', () => {
     const q = newQueue(NOW);
     const predict = (age) => {
