@@ -135,6 +135,18 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
     }
 
+    /// 422: `readings` where only readings of one model can be.
+    pub(super) fn readings() -> Self {
+        let message = "readings belongs to POST /predict, which takes readings of many models; send \
+                       value or values here";
+        Self::unprocessable(ErrorCode::UnknownField, message).at("readings")
+    }
+
+    /// Whether it is [`readings`](Self::readings).
+    pub(super) fn is_readings(&self) -> bool {
+        self.code == ErrorCode::UnknownField && self.place == Some("readings".into())
+    }
+
     pub(super) fn media_type(got: Option<&HeaderValue>) -> Self {
         let got = match got {
             Some(value) => format!("{:?}", String::from_utf8_lossy(value.as_bytes())),
@@ -378,23 +390,15 @@ impl From<ChangeError> for ApiError {
 }
 
 impl ApiError {
-    /// Whether the body has no `value`.
-    pub(super) fn is_missing_value(&self) -> bool {
-        self.code == ErrorCode::MissingField && self.place == Some("value".into())
-    }
-
-    /// Whether another body may succeed: neither the model nor the server is at fault.
-    pub(super) fn is_about_body(&self) -> bool {
-        self.status.is_client_error() && self.code != ErrorCode::NoModel
-    }
-
-    /// The body of the response as text.
-    pub(super) fn to_text(&self) -> String {
-        String::from_utf8_lossy(&self.to_json()).into_owned()
-    }
-
     pub(crate) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Logs the cause of an internal error that is a part of another response.
+    pub(super) fn log_internal(&self, model: Option<&str>) {
+        if self.code == ErrorCode::Internal {
+            tracing::error!(model, cause = self.message, "a reading of a request failed");
+        }
     }
 
     /// The body of the response.

@@ -12,10 +12,10 @@ use super::error::{ApiError, ErrorCode};
 use super::limits::{MAX_INLINE_WALKS, MAX_PREDICT_BODY, check_explained, walks};
 use super::models::{Name, find};
 use super::place::Place;
-use super::predict_many;
+use super::predict_many::{self, Answer};
 use super::predict_windowed;
 use super::state::AppState;
-use super::wire::{self, PredictRequest, Reading};
+use super::wire::{self, ModelReading, PredictRequest, Reading};
 use crate::detector::{DetectorError, Prediction};
 use crate::registry::ServedModel;
 use crate::store::ModelName;
@@ -28,20 +28,19 @@ pub(super) async fn predict_default(
     // server.py knows models of one feature only. A windowed model has at least three.
     if model.detector.forest().n_features() > 1 {
         let name = ModelName::default_model();
-        let predicted = Box::pin(predict_with(&app, &name, model, &body)).await;
-        return match predicted {
-            Err(error) if error.is_missing_value() => {
-                Box::pin(predict_many::predict(&app, &body, error)).await
+        return match Box::pin(predict_with(&app, &name, model, &body)).await {
+            Err(error) if error.is_readings() => {
+                Box::pin(predict_many::respond(&app, &body.reserved(&app.bodies)?)).await
             }
-            predicted => predicted,
+            response => response,
         };
     }
     match wire::parse_values(&body) {
         Ok((request, false)) => respond_values(model, request).await,
         Ok((request, true)) => Box::pin(explain_values(model, request)).await,
         // Boxed, so that the usual request does not carry the state of this one.
-        Err(error) if error.is_missing_value() => {
-            Box::pin(predict_many::predict(&app, &body, error)).await
+        Err(error) if error.is_readings() => {
+            Box::pin(predict_many::respond(&app, &body.reserved(&app.bodies)?)).await
         }
         Err(error) => Err(error),
     }
@@ -56,7 +55,7 @@ pub(super) async fn predict_named(
 }
 
 /// Predicts with any model.
-pub(super) async fn predict_with(
+async fn predict_with(
     app: &AppState,
     name: &ModelName,
     mut model: Arc<ServedModel>,
@@ -96,6 +95,45 @@ pub(super) async fn predict_with(
             .await
         }
     }
+}
+
+/// Predicts readings that are a part of a request, with a model without a window. `walks` are those
+/// of the request so far.
+pub(super) async fn predict_readings(
+    app: &AppState,
+    model: Arc<ServedModel>,
+    readings: &[ModelReading<'_>],
+    request_walks: &mut usize,
+) -> Result<Vec<Answer>, ApiError> {
+    let features = model.detector.forest().n_features();
+    let rows: Vec<Result<Vec<f64>, ApiError>> = readings
+        .iter()
+        .map(|reading| reading.row(features, &model.feature_names))
+        .collect();
+    let valid = rows.iter().filter(|row| row.is_ok()).count();
+    let walks = walks(&model.detector, valid, false);
+    *request_walks = request_walks.saturating_add(walks);
+    let predict = move || {
+        let answers = rows.into_iter().map(|row| {
+            let row = row?;
+            match *row {
+                [value] => respond_one(&model, &value, model.detector.predict(value)),
+                _ => respond_one(&model, &row, model.detector.predict_row(&row)),
+            }
+        });
+        answers.collect()
+    };
+    if walks == 0 || *request_walks <= MAX_INLINE_WALKS {
+        return Ok(predict());
+    }
+    let size = size_of::<Vec<f64>>() + features * size_of::<f64>();
+    let waiting = app.bodies.reserve(valid * size)?;
+    run_blocking(move || {
+        let answers = predict();
+        drop(waiting);
+        Ok(answers)
+    })
+    .await
 }
 
 /// Predicts with a model of one feature.
@@ -200,10 +238,8 @@ fn respond<R: Reading>(
 ) -> Result<Response, ApiError> {
     match request {
         PredictRequest::One(reading) => {
-            let prediction = predict(&reading)
-                .map_err(|error| prediction_error("value".into(), &reading, &error))?;
-            count(model, std::iter::once(&prediction));
-            Ok(([JSON], wire::prediction(&reading, &prediction)).into_response())
+            let body = respond_one(model, &reading, predict(&reading))?;
+            Ok(([JSON], body).into_response())
         }
         PredictRequest::Many(readings) => {
             let predictions: Vec<_> = readings
@@ -219,6 +255,18 @@ fn respond<R: Reading>(
             Ok(([JSON], wire::predictions(&readings, &predictions)).into_response())
         }
     }
+}
+
+/// The body of the response to one reading.
+fn respond_one<R: Reading>(
+    model: &ServedModel,
+    reading: &R,
+    predicted: Result<Prediction<R>, DetectorError>,
+) -> Answer {
+    let prediction =
+        predicted.map_err(|error| prediction_error("value".into(), reading, &error))?;
+    count(model, std::iter::once(&prediction));
+    Ok(wire::prediction(reading, &prediction))
 }
 
 /// Predicts and explains reading by reading.

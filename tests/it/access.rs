@@ -360,10 +360,15 @@ async fn refusals_for_want_of_a_key_reach_allowed_origins() {
 }
 
 /// Requests that change nothing.
-fn reads() -> [(Method, &'static str, &'static str); 10] {
+fn reads() -> [(Method, &'static str, &'static str); 11] {
     let value = r#"{"value": 1}"#;
     [
         (Method::POST, "/predict", value),
+        (
+            Method::POST,
+            "/predict",
+            r#"{"readings": [{"model": "motor", "value": 1}]}"#,
+        ),
         (Method::POST, "//predict", value),
         (Method::POST, "/%70redict", value),
         (Method::POST, "/models/motor/predict", value),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use iforest_server::detector::Detector;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::data::{encoded, fit, is_from, readings, samples};
 use crate::support::folder::{Folder, version_path, write};
@@ -37,6 +37,11 @@ fn store(folder: &Folder, kinds: &[Detector], count: usize) {
 
 fn name(i: usize) -> String {
     format!("m.{i:04}")
+}
+
+/// The reading of a model in a request for many.
+fn reading(model: &str) -> Value {
+    json!({"model": model, "value": ROW[0]})
 }
 
 /// More models than fit into the limit, by a factor of about 3.
@@ -109,6 +114,17 @@ fn models_beyond_the_limit_are_unloaded_and_answer_all_the_same() {
         assert!(now < 48 << 20, "{now} bytes");
     }
     assert_eq!(server.get("/models").ok(), list);
+    // One request may ask for more models than fit.
+    let all: Vec<_> = (0..count).map(|i| reading(&name(i))).collect();
+    let body = json!({ "readings": all }).to_string();
+    let answers = server.post("/predict", body).ok_json();
+    let answers = answers["predictions"].as_array().expect("a list");
+    assert_eq!(answers.len(), count);
+    for (i, answer) in answers.iter().enumerate() {
+        let score = kinds[i % 10].predict(ROW[0]).expect("finite").anomaly_score;
+        assert_eq!(answer["model"], name(i));
+        assert_eq!(answer["anomaly_score"], score, "{answer}");
+    }
     // A model that was unloaded keeps its settings for its next training.
     let settings = json!({"samples": samples(&readings(1, 50, 1)), "contamination": 0.2});
     let path = |model: &str| format!("/models/{model}/retrain");
@@ -164,6 +180,12 @@ fn while_the_store_fails_models_in_use_answer_and_the_others_are_refused() {
             "store_failed",
         );
         assert_code(&server.predict("none", &ROW), 404, "no_model");
+        let many = [&unloaded, &in_use, "none"].map(reading);
+        let many = json!({ "readings": many }).to_string();
+        let many = server.post("/predict", many).ok_json();
+        assert_eq!(many["predictions"][0]["code"], "store_failed", "{many}");
+        assert!(many["predictions"][1]["anomaly_score"].is_f64(), "{many}");
+        assert_eq!(many["predictions"][2]["code"], "no_model", "{many}");
     }
     std::fs::rename(folder.away(), folder.path()).expect("the folder can be moved");
     assert!(is_from(&server.predict(&unloaded, &ROW), &kinds[0], &ROW));

@@ -1,11 +1,15 @@
 //! `POST /predict` with the readings of many models.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::{Request, header};
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use crate::support::data::{readings, samples};
+use crate::support::http::JSON;
 use crate::support::router::App;
 
 async fn retrain(app: &App, name: &str, body: &Value) {
@@ -118,6 +122,75 @@ async fn a_bad_reading_has_an_error_of_its_own() {
     assert_eq!(missing.json()["code"], "no_model", "nothing is created");
 }
 
+// So a client handles both in one way.
+#[tokio::test]
+async fn the_error_of_a_reading_is_that_of_a_request_for_its_model() {
+    let app = app().await;
+    // To these, the greatest numbers are too far from the training readings.
+    for features in [1, 2] {
+        let body = json!({"samples": samples(&(readings(6, 300, features) / 10.0))});
+        retrain(&app, &format!("narrow-{features}"), &body).await;
+    }
+    let body = json!({"samples": samples(&(readings(6, 300, 1) / 10.0)), "window": 3});
+    retrain(&app, "narrow-window", &body).await;
+    for (model, fields) in [
+        ("missing", json!({})),
+        ("missing", json!({"value": "x"})),
+        ("one", json!({})),
+        ("one", json!({"value": "inf"})),
+        ("one", json!({"value": [1, 2]})),
+        ("narrow-1", json!({"value": 1e308})),
+        ("two", json!({})),
+        ("two", json!({"value": {"vibration": 1}})),
+        (
+            "two",
+            json!({"value": {"vibration": 1, "temperature": "hot"}}),
+        ),
+        ("narrow-2", json!({"value": [1, 1e308]})),
+        ("window", json!({})),
+        ("window", json!({"value": null})),
+        ("narrow-window", json!({"value": 1e308})),
+        ("window", json!({"value": 1, "time": "noon"})),
+    ] {
+        let path = format!("/models/{model}/predict");
+        let own = app.post(&path, fields.to_string()).await;
+        own.error();
+        let own = own.body.trim_end().strip_prefix('{').expect("an object");
+        let mut reading = fields.clone();
+        reading["model"] = json!(model);
+        // Alone, and among others of its model.
+        for readings in [json!([reading]), json!([reading, reading])] {
+            let count = readings.as_array().expect("a list").len();
+            let body = json!({ "readings": readings }).to_string();
+            let item = format!(r#"{{"model":"{model}",{own}"#);
+            let expected = format!("{{\"predictions\":[{}]}}\n", vec![item; count].join(","));
+            assert_eq!(app.predict(&body).await.ok(), expected, "{model} {fields}");
+        }
+    }
+}
+
+// A client that got no answer sends its readings again.
+#[tokio::test]
+async fn repeated_readings_have_the_same_answers_also_with_a_bad_one_among_them() {
+    let app = app().await;
+    let values = readings(4, 25, 1);
+    let mut sent: Vec<Value> = values
+        .iter()
+        .enumerate()
+        .map(|(i, &value)| json!({"model": "window", "value": value, "time": 1000 * i}))
+        .collect();
+    // After these the window is full.
+    let before: Vec<Value> = sent.drain(..5).collect();
+    ask(&app, json!(before)).await;
+    sent.insert(7, reading("window", "x"));
+    let first = ask(&app, json!(sent)).await;
+    let judged = first
+        .iter()
+        .filter(|answer| answer["anomaly_score"].is_f64());
+    assert_eq!(judged.count(), 20);
+    assert_eq!(ask(&app, json!(sent)).await, first);
+}
+
 // A model with a window judges its readings together, so their order counts, and each must be appended once.
 #[tokio::test]
 async fn readings_of_a_window_are_appended_in_their_order() {
@@ -203,8 +276,16 @@ async fn a_request_of_another_shape_is_refused_as_a_whole() {
         .await
         .ok_json();
     assert_eq!(both["input_value"], 1.0);
-    let named = app.post("/models/one/predict", r#"{"readings": []}"#).await;
-    assert_eq!(named.json()["field"], "value");
+    for model in ["default", "one", "two", "window"] {
+        let path = format!("/models/{model}/predict");
+        let named = app.post(&path, r#"{"readings": []}"#).await;
+        let error = named.json();
+        let found = (named.status.as_u16(), &error["code"], &error["field"]);
+        assert_eq!(found, (422, &json!("unknown_field"), &json!("readings")));
+        assert!(named.error().contains("POST /predict"), "{named:?}");
+        let other = app.post(&path, r#"{"reading": []}"#).await;
+        assert_eq!(other.json()["code"], "missing_field");
+    }
     // They also go to a default model with a window, which reads requests in another way.
     let window = json!({"samples": samples(&readings(3, 300, 1)), "window": 3, "random_state": 1});
     retrain(&app, "default", &window).await;
@@ -232,4 +313,54 @@ async fn requests_with_models_in_opposite_orders_do_not_block_each_other() {
     };
     let done = tokio::time::timeout(Duration::from_secs(60), all).await;
     done.expect("no request waits for ever");
+}
+
+// The work of all models together counts, so many models of some work each are no way around the bound.
+#[tokio::test]
+async fn other_requests_have_their_turn_during_a_large_one() {
+    let app = app().await;
+    let names: Vec<String> = (0..16).map(|i| format!("pair-{i}")).collect();
+    for name in &names {
+        let body = json!({"samples": samples(&readings(5, 100, 2)), "n_estimators": 100});
+        retrain(&app, name, &body).await;
+    }
+    let large = (0..10_000).map(|i| reading(&names[i % names.len()], json!([1, 2])));
+    let large = json!({ "readings": large.collect::<Vec<_>>() }).to_string();
+    let small = r#"{"value": 2.5}"#.to_owned();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    // On one thread, which begins the tasks in their order.
+    let requests = [("large", large), ("small", small)].map(|(name, body)| {
+        let (app, order) = (app.clone(), Arc::clone(&order));
+        tokio::spawn(async move {
+            app.predict(&body).await.ok();
+            order.lock().expect("not poisoned").push(name);
+        })
+    });
+    for request in requests {
+        request.await.expect("an answer");
+    }
+    assert_eq!(*order.lock().expect("not poisoned"), ["small", "large"]);
+}
+
+// It may wait for models that are loaded, and for other requests, so its body counts as one that waits.
+#[tokio::test]
+async fn a_request_without_memory_for_its_body_is_refused() {
+    let app = App::with_body_budget(100 * 1024);
+    let stalled = stream::iter([Ok::<_, std::io::Error>(" ".repeat(50 * 1024))]);
+    let stalled = Request::post("/retrain")
+        .header(header::CONTENT_TYPE, JSON)
+        .body(Body::from_stream(stalled.chain(stream::pending())));
+    let stalled = tokio::spawn({
+        let app = app.clone();
+        async move { app.send(stalled.expect("a valid request")).await }
+    });
+    tokio::task::yield_now().await;
+    let body = |readings| json!({"readings": vec![reading("default", 1); readings]}).to_string();
+    let busy = app.predict(&body(2000)).await;
+    assert_eq!(
+        (busy.status.as_u16(), &busy.json()["code"]),
+        (503, &json!("busy"))
+    );
+    app.predict(&body(2)).await.ok();
+    stalled.abort();
 }

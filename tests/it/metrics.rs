@@ -133,11 +133,22 @@ async fn predictions_are_counted_by_model_and_verdict() {
     app.post(fan, r#"{"window": [3, 4]}"#).await.ok();
     assert_eq!(predictions(&metrics(&app).await, "fan"), [2.0, 1.0, 1.0]);
 
+    // In a request for many models each counts its own, and no refused reading.
+    let many = r#"{"readings": [
+        {"model": "pair", "value": [2, 2]}, {"model": "fan", "value": [3]}, {"model": "fan", "value": null},
+        {"model": "pair", "value": [9, 9]}, {"model": "default", "value": 9}, {"model": "pair"}
+    ]}"#;
+    app.predict(many).await.ok();
+    let counted = metrics(&app).await;
+    assert_eq!(predictions(&counted, "pair"), [2003.0, 3.0, 0.0]);
+    assert_eq!(predictions(&counted, "fan").iter().sum::<f64>(), 5.0);
+    assert_eq!(predictions(&counted, "default"), [3.0, 4.0, 0.0]);
+
     // They outlive a retrain, and end with the model.
     app.post("/models/pair/retrain", pairs).await.ok();
     assert_eq!(
         predictions(&metrics(&app).await, "pair"),
-        [2002.0, 2.0, 0.0]
+        [2003.0, 3.0, 0.0]
     );
     app.delete("/models/pair").await.ok();
     let after = metrics(&app).await;

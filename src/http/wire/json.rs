@@ -15,7 +15,7 @@ use crate::http::error::{ApiError, ErrorCode};
 use crate::http::place::Place;
 
 /// The body's text, from UTF-8 or UTF-16.
-pub(super) fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
+pub(in crate::http) fn decode(body: &[u8]) -> Result<Cow<'_, str>, ApiError> {
     encoding::decode(body)
         .map_err(|error| ApiError::malformed(ErrorCode::NotJson, format!("the body is {error}")))
 }
@@ -153,6 +153,11 @@ impl<'de, const N: usize> Visitor<'de> for FieldsVisitor<'_, N> {
         }
         Ok(found)
     }
+}
+
+/// The text of a JSON string. `None` for other JSON.
+pub(super) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    raw.get().starts_with('"').then(|| unquote(raw)).flatten()
 }
 
 /// The text of a key. `None` for one with a lone surrogate, which Python accepts and Rust's strings

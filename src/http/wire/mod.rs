@@ -16,6 +16,7 @@ mod rollback_request;
 mod samples;
 mod windowed_request;
 
+pub(super) use json::decode;
 pub(super) use predict_request::{PredictRequest, parse_rows, parse_values};
 pub(super) use readings_request::{ModelReading, ModelReadings, parse_readings};
 pub(super) use response::{

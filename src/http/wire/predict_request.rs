@@ -66,7 +66,7 @@ pub(super) fn example(features: usize) -> &'static str {
 }
 
 /// Parses one reading: a list, an object by the features' names, or a number for one feature.
-fn parse_row(
+pub(super) fn parse_row(
     raw: &RawValue,
     place: Place,
     features: usize,
@@ -156,14 +156,15 @@ fn listed(names: &[String]) -> String {
     format!("{}{more}", names.join(", "))
 }
 
-/// Parses `value`, or else `values`; and `explain`.
+/// Parses `value`, or else `values`; and `explain`. Refuses `readings` where it has neither.
 fn parse<R>(
     body: &[u8],
     example: &str,
     parse_reading: impl Fn(&RawValue, Place) -> Result<R, ApiError>,
 ) -> Result<(PredictRequest<R>, bool), ApiError> {
     let text = json::decode(body)?;
-    let [value, values, explain] = json::fields(&text, ["value", "values", "explain"], example)?;
+    let [value, values, explain, readings] =
+        json::fields(&text, ["value", "values", "explain", "readings"], example)?;
     let request = match (value, values) {
         (Some(raw), _) => PredictRequest::One(parse_reading(raw, "value".into())?),
         (None, Some(raw)) => PredictRequest::Many(
@@ -173,6 +174,7 @@ fn parse<R>(
                 .map(|(i, raw)| parse_reading(raw, Place::item("values", i)))
                 .collect::<Result<_, _>>()?,
         ),
+        (None, None) if readings.is_some() => return Err(ApiError::readings()),
         (None, None) => return Err(json::missing("value", example)),
     };
     Ok((request, json::flag("explain", explain)?))
@@ -181,10 +183,15 @@ fn parse<R>(
 /// The readings of `values`, of which there may not be too many.
 pub(super) fn items_of_values(raw: &RawValue) -> Result<Vec<&RawValue>, ApiError> {
     let items = json::items(raw).ok_or_else(|| json::not_a_list("values", raw))?;
-    let count = items.len();
-    if count > MAX_VALUES {
-        let message = format!("values must hold at most {MAX_VALUES} numbers, got {count}");
-        return Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("values"));
-    }
+    check_count("values", "numbers", items.len())?;
     Ok(items)
+}
+
+/// Refuses a list of too many items.
+pub(super) fn check_count(field: &'static str, items: &str, count: usize) -> Result<(), ApiError> {
+    if count <= MAX_VALUES {
+        return Ok(());
+    }
+    let message = format!("{field} must hold at most {MAX_VALUES} {items}, got {count}");
+    Err(ApiError::unprocessable(ErrorCode::TooMany, message).at(field))
 }

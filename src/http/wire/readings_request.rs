@@ -6,92 +6,91 @@ use std::collections::HashMap;
 use serde_json::value::RawValue;
 
 use super::json;
+use super::predict_request::{check_count, example, parse_row, parse_row_into};
+use super::windowed_request::parse_time;
+use crate::detector::Window;
 use crate::http::error::{ApiError, ErrorCode};
-use crate::http::limits::MAX_VALUES;
 use crate::store::{ModelName, NameError};
 
 const EXAMPLE: &str = r#"{"model": "press-1", "value": 2.5}"#;
 
 /// A request for predictions with many models.
 #[derive(Debug)]
-pub(in crate::http) struct ReadingsRequest {
+pub(in crate::http) struct ReadingsRequest<'a> {
     /// The number of readings.
     pub(in crate::http) len: usize,
-    /// The readings of each model, in the order of the first one.
-    pub(in crate::http) models: Vec<ModelReadings>,
-    /// The readings that name no model, or have no value.
+    /// The models in the order of their first readings.
+    pub(in crate::http) models: Vec<ModelReadings<'a>>,
+    /// The readings that name no possible model.
     pub(in crate::http) refused: Vec<RefusedReading>,
 }
 
-/// The readings of a model, in their order.
+/// The readings of one model, in their order.
 #[derive(Debug)]
-pub(in crate::http) struct ModelReadings {
+pub(in crate::http) struct ModelReadings<'a> {
     pub(in crate::http) name: ModelName,
-    pub(in crate::http) readings: Vec<ModelReading>,
+    pub(in crate::http) readings: Vec<ModelReading<'a>>,
 }
 
-/// A reading as its request has it.
+/// A reading that only its model can parse.
 #[derive(Debug)]
-pub(in crate::http) struct ModelReading {
-    /// Its place in the request.
+pub(in crate::http) struct ModelReading<'a> {
+    /// Its position in the request.
     pub(in crate::http) index: usize,
-    value: Box<RawValue>,
-    time: Option<Box<RawValue>>,
+    value: Option<&'a RawValue>,
+    time: Option<&'a RawValue>,
 }
 
-/// A reading that no model can predict.
+/// A reading that names no possible model.
 #[derive(Debug)]
 pub(in crate::http) struct RefusedReading {
     pub(in crate::http) index: usize,
+    /// The text that cannot be a name.
     pub(in crate::http) model: Option<String>,
     pub(in crate::http) error: ApiError,
 }
 
-impl ModelReading {
-    /// The body that asks the model for this reading only.
-    pub(in crate::http) fn body(&self) -> String {
-        let time = self.time.as_ref();
-        let time = time.map_or_else(String::new, |time| format!(r#","time":{time}"#));
-        format!(r#"{{"value":{}{time}}}"#, self.value)
+impl<'a> ModelReading<'a> {
+    /// Parses the reading for a model without a window, which ignores times.
+    pub(in crate::http) fn row(
+        &self,
+        features: usize,
+        names: &[String],
+    ) -> Result<Vec<f64>, ApiError> {
+        parse_row(self.value(features)?, "value".into(), features, names)
+    }
+
+    /// Parses the reading for a windowed model and appends it to `readings`; returns its time.
+    pub(in crate::http) fn windowed_into(
+        &self,
+        readings: &mut Vec<f64>,
+        window: &Window,
+        names: &[String],
+    ) -> Result<Option<i64>, ApiError> {
+        let sensors = window.sensors();
+        let value = self.value(sensors)?;
+        parse_row_into(readings, value, "value".into(), sensors, names)?;
+        self.time
+            .map_or(Ok(None), |time| parse_time(time, "time".into()))
+    }
+
+    fn value(&self, features: usize) -> Result<&'a RawValue, ApiError> {
+        self.value
+            .ok_or_else(|| json::missing("value", example(features)))
     }
 }
 
-impl ModelReadings {
-    /// The body that asks the model for all these readings.
-    pub(in crate::http) fn body(&self) -> String {
-        if let [reading] = &*self.readings {
-            return reading.body();
-        }
-        let list = |items: &mut dyn Iterator<Item = &str>| items.collect::<Vec<_>>().join(",");
-        let values = list(&mut self.readings.iter().map(|reading| reading.value.get()));
-        if self.readings.iter().all(|reading| reading.time.is_none()) {
-            return format!(r#"{{"values":[{values}]}}"#);
-        }
-        let mut times = self.readings.iter().map(|reading| match &reading.time {
-            Some(time) => time.get(),
-            None => "null",
-        });
-        let times = list(&mut times);
-        format!(r#"{{"values":[{values}],"times":[{times}]}}"#)
-    }
-}
-
-/// Parses a request; `None` if its object has no `readings`.
-pub(in crate::http) fn parse_readings(body: &[u8]) -> Result<Option<ReadingsRequest>, ApiError> {
-    let text = json::decode(body)?;
-    let [Some(raw)] = json::fields(&text, ["readings"], EXAMPLE)? else {
-        return Ok(None);
-    };
+/// Parses the text of a request that has `readings`.
+pub(in crate::http) fn parse_readings(text: &str) -> Result<ReadingsRequest<'_>, ApiError> {
+    const BODY: &str = r#"{"readings": [{"model": "press-1", "value": 2.5}]}"#;
+    let [raw] = json::fields(text, ["readings"], BODY)?;
+    let raw = raw.ok_or_else(|| json::missing("readings", BODY))?;
     let items = json::items(raw).ok_or_else(|| {
         let got = json::excerpt_of(raw);
         let message = format!("readings must be a list of objects such as {EXAMPLE}, got {got}");
         ApiError::unprocessable(ErrorCode::WrongType, message).at("readings")
     })?;
-    if items.len() > MAX_VALUES {
-        let got = items.len();
-        let message = format!("readings must hold at most {MAX_VALUES} readings, got {got}");
-        return Err(ApiError::unprocessable(ErrorCode::TooMany, message).at("readings"));
-    }
+    check_count("readings", "readings", items.len())?;
     let mut request = ReadingsRequest {
         len: items.len(),
         models: Vec::new(),
@@ -99,61 +98,67 @@ pub(in crate::http) fn parse_readings(body: &[u8]) -> Result<Option<ReadingsRequ
     };
     let mut positions = HashMap::new();
     for (index, raw) in items.into_iter().enumerate() {
-        let mut model = None;
-        match parse_reading(index, raw, &mut model) {
-            Ok((name, reading)) => {
-                let position = *positions.entry(name.clone()).or_insert_with(|| {
-                    request.models.push(ModelReadings {
-                        name,
-                        readings: Vec::new(),
-                    });
-                    request.models.len() - 1
-                });
-                request.models[position].readings.push(reading);
+        let (name, reading) = match parse_reading(index, raw) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let model = None;
+                let refused = RefusedReading {
+                    index,
+                    model,
+                    error,
+                };
+                request.refused.push(refused);
+                continue;
             }
-            Err(error) => request.refused.push(RefusedReading {
-                index,
-                model,
-                error,
-            }),
+        };
+        if let Some(&position) = positions.get(&name) {
+            let model: &mut ModelReadings<'_> = &mut request.models[position];
+            model.readings.push(reading);
+            continue;
+        }
+        match name.parse() {
+            Ok(parsed) => {
+                positions.insert(name, request.models.len());
+                request.models.push(ModelReadings {
+                    name: parsed,
+                    readings: vec![reading],
+                });
+            }
+            Err(error) => {
+                let error: NameError = error;
+                let error = ApiError::unprocessable(ErrorCode::BadName, error.to_string());
+                request.refused.push(RefusedReading {
+                    index,
+                    model: Some(name.into_owned()),
+                    error: error.at("model"),
+                });
+            }
         }
     }
-    Ok(Some(request))
+    Ok(request)
 }
 
-/// Parses a reading. `model` is set as soon as the name of the model is known, also if the reading is
-/// refused.
+/// The name of a model, not checked yet, and its reading.
 fn parse_reading(
     index: usize,
     raw: &RawValue,
-    model: &mut Option<String>,
-) -> Result<(ModelName, ModelReading), ApiError> {
+) -> Result<(Cow<'_, str>, ModelReading<'_>), ApiError> {
     if !raw.get().starts_with('{') {
         let got = json::excerpt_of(raw);
         let message = format!("a reading must be an object such as {EXAMPLE}, got {got}");
         return Err(ApiError::unprocessable(ErrorCode::WrongType, message));
     }
-    let missing = |field: &'static str| {
-        let message = format!("the field {field} is missing; a reading is like {EXAMPLE}");
-        ApiError::unprocessable(ErrorCode::MissingField, message).at(field)
-    };
-    let [name, value, time] = json::fields(raw.get(), ["model", "value", "time"], EXAMPLE)?;
-    let name = name.ok_or_else(|| missing("model"))?;
-    let text: Cow<'_, str> = serde_json::from_str(name.get()).map_err(|_| {
-        let got = json::excerpt_of(name);
-        let message = format!("model must be the name of a model, got {got}");
-        ApiError::unprocessable(ErrorCode::WrongType, message).at("model")
+    let [model, value, time] = json::fields(raw.get(), ["model", "value", "time"], EXAMPLE)?;
+    let model = model.ok_or_else(|| {
+        let message =
+            format!("the field model is missing; a reading is an object such as {EXAMPLE}");
+        ApiError::unprocessable(ErrorCode::MissingField, message).at("model")
     })?;
-    let text = model.insert(text.into_owned());
-    let name: ModelName = text.parse().map_err(|error: NameError| {
-        ApiError::unprocessable(ErrorCode::BadName, error.to_string()).at("model")
+    let name = json::text(model).ok_or_else(|| {
+        let expected = "must be the name of a model";
+        json::unexpected(ErrorCode::WrongType, "model", expected, model)
     })?;
-    let reading = ModelReading {
-        index,
-        value: value.ok_or_else(|| missing("value"))?.to_owned(),
-        time: time.map(RawValue::to_owned),
-    };
-    Ok((name, reading))
+    Ok((name, ModelReading { index, value, time }))
 }
 
 #[cfg(test)]
@@ -162,36 +167,49 @@ mod tests {
 
     #[test]
     fn readings_are_grouped_by_model_in_their_order() {
-        let body = br#"{"readings": [
+        let text = r#"{"other": 1, "readings": [
             {"model": "b", "value": 1}, {"value": "2.50", "model": "a", "time": null},
-            {"model": "b", "value": [3], "time": "x"}, 4, {"model": "b"}, {"value": 1},
-            {"model": "a/b", "value": 1}, {"model": 7, "value": 1}
+            {"model": "\u0062", "value": [3], "time": "x"}, 4, {"model": "b"}, {"value": 1},
+            {"model": "a/b", "value": 1}, {"model": 7, "value": 1}, {"model": "\ud800"},
+            {"model": "x", "model": "a", "value": 1, "value": 2, "unit": "mm/s"}
         ]}"#;
-        let request = parse_readings(body).expect("a request").expect("readings");
-        assert_eq!(request.len, 8);
-        let bodies: Vec<_> = request
+        let request = parse_readings(text).expect("a request");
+        assert_eq!(request.len, 10);
+        let models: Vec<_> = request
             .models
             .iter()
-            .map(|model| (model.name.as_str(), model.body()))
+            .map(|model| {
+                let readings = model.readings.iter().map(|reading| {
+                    let text = |raw: Option<&RawValue>| raw.map(|raw| raw.get().to_owned());
+                    (reading.index, text(reading.value), text(reading.time))
+                });
+                (model.name.as_str(), readings.collect::<Vec<_>>())
+            })
             .collect();
+        let text = |text: &str| Some(text.to_owned());
         let expected = [
-            ("b", r#"{"values":[1,[3]],"times":[null,"x"]}"#),
-            ("a", r#"{"value":"2.50","time":null}"#),
+            (
+                "b",
+                vec![
+                    (0, text("1"), None),
+                    (2, text("[3]"), text("\"x\"")),
+                    (4, None, None),
+                ],
+            ),
+            (
+                "a",
+                vec![(1, text("\"2.50\""), text("null")), (9, text("2"), None)],
+            ),
         ];
-        assert_eq!(bodies, expected.map(|(name, body)| (name, body.to_owned())));
+        assert_eq!(models, expected);
         let refused: Vec<_> = request
             .refused
             .iter()
             .map(|refused| (refused.index, refused.model.as_deref()))
             .collect();
-        let expected = [
-            (3, None),
-            (4, Some("b")),
-            (5, None),
-            (6, Some("a/b")),
-            (7, None),
-        ];
-        assert_eq!(refused, expected);
-        assert!(parse_readings(br#"{"value": 1}"#).expect("JSON").is_none());
+        assert_eq!(
+            refused,
+            [(3, None), (5, None), (6, Some("a/b")), (7, None), (8, None)]
+        );
     }
 }

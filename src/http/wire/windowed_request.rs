@@ -49,20 +49,24 @@ fn place(form: WindowedForm, index: usize) -> Place {
 }
 
 /// Parses `value`, or else `values`, or else `window`; the times that belong to them; and `explain`.
+/// Refuses `readings` where it has none of the three.
 pub(in crate::http) fn parse_windowed(
     body: &[u8],
     window: &Window,
     names: &[String],
 ) -> Result<WindowedRequest, ApiError> {
-    const FIELDS: [&str; 6] = ["value", "values", "window", "time", "times", "explain"];
+    const FIELDS: [&str; 7] = [
+        "value", "values", "window", "time", "times", "explain", "readings",
+    ];
     let sensors = window.sensors();
     let text = json::decode(body)?;
-    let [value, values, whole, time, times, explain] =
+    let [value, values, whole, time, times, explain, many] =
         json::fields(&text, FIELDS, example(sensors))?;
     let (form, items) = match (value, values, whole) {
         (Some(raw), _, _) => (WindowedForm::One, vec![raw]),
         (None, Some(raw), _) => (WindowedForm::Many, items_of_values(raw)?),
         (None, None, Some(raw)) => (WindowedForm::Window, items_of_window(raw, window.size())?),
+        (None, None, None) if many.is_some() => return Err(ApiError::readings()),
         (None, None, None) => return Err(json::missing("value", example(sensors))),
     };
     let mut readings = Vec::with_capacity(items.len().saturating_mul(sensors));
@@ -130,7 +134,7 @@ fn parse_times(raw: &RawValue, readings: usize) -> Result<Vec<Option<i64>>, ApiE
 }
 
 /// Parses a time, in milliseconds since 1970, rounded down; `None` for null.
-fn parse_time(raw: &RawValue, place: Place) -> Result<Option<i64>, ApiError> {
+pub(super) fn parse_time(raw: &RawValue, place: Place) -> Result<Option<i64>, ApiError> {
     let time = match raw.get().as_bytes() {
         b"null" => return Ok(None),
         // The cast saturates. A time that far off is a clock that runs wild, not a bad request.
