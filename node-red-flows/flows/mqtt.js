@@ -55,7 +55,7 @@ export function mqttNodes({ tls, broker }) {
       userProps: '',
       // In seconds, for MQTT 5.
       sessionExpiry: '86400',
-      credentials: { user: '', password: '' },
+      credentials: { user: '${MQTT_USER}', password: '${MQTT_PASSWORD}' },
     },
   ];
 }

@@ -1,5 +1,5 @@
 import { connectionProblem } from '../../lib/connection.js';
-import { login } from '../../lib/login.js';
+import { clientId, login } from '../../lib/login.js';
 
 const PATIENCE = 2_000;
 const CHECK_EVERY = 60_000;
@@ -11,9 +11,7 @@ export function start({ context }) {
 // Two outputs: the command to connect, and a report why the broker cannot be reached.
 export default async function connectToTheBroker({ msg, env, node, context, os, net, tls, fs }) {
   if (msg.connect) {
-    // The broker keeps readings for this client while it is away. A copy of the flow, and the same flow on another computer,
-    // must have another id: a broker ends the older connection of two with the same id.
-    const clientid = env.get('MQTT_CLIENT_ID') || 'iforest-' + env.get('NR_FLOW_ID') + '-' + os.hostname();
+    const clientid = env.get('MQTT_CLIENT_ID') || clientId(env.get('NR_FLOW_ID'), os.hostname(), env.get('READING_TOPIC'));
     return [{ action: 'connect', broker: { clientid, cleansession: false, autoUnsubscribe: false, ...login(env) } }, null];
   }
   const down = context.get('down');

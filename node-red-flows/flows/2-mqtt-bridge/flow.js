@@ -44,7 +44,7 @@ export default {
     {
       name: 'MQTT_CLIENT_ID',
       fallback: '',
-      text: 'client id; none: made of the id of this tab and the name of the computer, so that each copy has its own',
+      text: 'client id; none: made of the id of this tab, the name of the computer and READING_TOPIC, so that each copy has its own',
     },
     { name: 'BATCH_LIMIT', fallback: '500', text: 'most readings in one request; a reading with several features counts once per feature' },
   ],

@@ -27,7 +27,7 @@ export default {
     {
       name: 'MQTT_CLIENT_ID',
       fallback: '',
-      text: 'client id; none: made of the id of this tab and the name of the computer, so that each copy has its own',
+      text: 'client id; none: made of the id of this tab, the name of the computer and READING_TOPIC, so that each copy has its own',
     },
   ],
   tls: '8ce5f1b97d30ac64',

@@ -32,7 +32,7 @@ export default {
     {
       name: 'MQTT_CLIENT_ID',
       fallback: '',
-      text: 'client id; none: made of the id of this tab and the name of the computer, so that each copy has its own',
+      text: 'client id; none: made of the id of this tab, the name of the computer and READING_TOPIC, so that each copy has its own',
     },
   ],
   tls: '4e8a1f60c9d7b352',
