@@ -9,7 +9,7 @@ use std::time::Duration;
 use iforest_server::escape::escape;
 use reqwest::{Client, StatusCode, redirect};
 
-use crate::config::Config;
+use crate::config::{Config, Serving};
 
 /// How long the answer may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -26,19 +26,16 @@ pub(crate) fn run(config: &Config) -> ExitCode {
 }
 
 fn check(config: &Config) -> Result<(), String> {
-    if config.port == 0 {
+    let Serving { host, port } = &config.serving;
+    if *port == 0 {
         return Err("with port 0 only the log of the server says where it listens".to_owned());
     }
-    let scheme = if config.tls_cert.is_some() {
+    let scheme = if config.security.tls_cert.is_some() {
         "https"
     } else {
         "http"
     };
-    let url = format!(
-        "{scheme}://{}:{}/health",
-        own_address(&config.host),
-        config.port
-    );
+    let url = format!("{scheme}://{}:{port}/health", own_address(host));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

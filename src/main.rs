@@ -26,7 +26,7 @@ use iforest_server::{server, training_data};
 use ndarray::Array2;
 use tokio::sync::oneshot;
 
-use crate::config::{Command, Config, Listing, Settings};
+use crate::config::{Command, Config, Listing, Serving, Settings};
 use crate::progress::Step;
 
 /// How long a shutdown waits for changes of models to be stored and announced.
@@ -43,8 +43,9 @@ fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return error.report(),
     };
-    telemetry::start(settings.config.log_level, settings.config.log_format);
-    let result = if settings.config.check_config {
+    let general = &settings.config.general;
+    telemetry::start(general.log_level, general.log_format);
+    let result = if general.check_config {
         check(&settings)
     } else {
         let config = settings.into_config();
@@ -74,8 +75,8 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     let api_keys = api_keys(config)?.map(Arc::new);
     let tls = tls(config)?.map(Arc::new);
     // Bind before training, so that a port in use is reported at once.
-    let listener = bind(&config.host, config.port)?;
-    let store = Store::open(&config.store).map_err(|error| store_failed(config, &error))?;
+    let listener = bind(&config.serving)?;
+    let store = Store::open(&config.storage.store).map_err(|error| store_failed(config, &error))?;
     tracing::info!("models are kept in {store}");
     let memory_limit = options.memory_limit;
     tracing::info!("models, trainings and requests take at most {memory_limit}");
@@ -83,7 +84,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     let tls_files = tls.clone().map(|tls| tls as Arc<dyn Reload>);
     reload::watch(keys_file.into_iter().chain(tls_files).collect())?;
     let api_config = ApiConfig {
-        allowed_origins: config.allowed_origins.clone(),
+        allowed_origins: config.security.allowed_origins.clone(),
         api_keys: api_keys.clone(),
         body_budget: memory_limit.bodies(),
         ..ApiConfig::default()
@@ -143,8 +144,8 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
 
 /// What to serve as `default` at first.
 fn first_model(config: &Config) -> Result<DefaultModel, training_data::TrainingDataError> {
-    let Some(path) = &config.train else {
-        let random_state = config.random_state;
+    let Some(path) = &config.models.train else {
+        let random_state = config.models.random_state;
         return Ok(DefaultModel::LoadOrTrain(Box::new(move || {
             synthetic(random_state)
         })));
@@ -191,10 +192,11 @@ fn check(settings: &Settings) -> Result<(), Box<dyn Error + Send + Sync>> {
     if tls(config)?.is_some() {
         checked.push("the certificate and its key belong together".to_owned());
     }
-    let addresses = (config.host.as_str(), config.port).to_socket_addrs();
-    addresses.map_err(|error| cannot_listen(&config.host, config.port, &error))?;
-    Store::check(&config.store).map_err(|error| store_failed(config, &error))?;
-    if let Some(path) = &config.train {
+    let Serving { host, port } = &config.serving;
+    let addresses = (host.as_str(), *port).to_socket_addrs();
+    addresses.map_err(|error| cannot_listen(&config.serving, &error))?;
+    Store::check(&config.storage.store).map_err(|error| store_failed(config, &error))?;
+    if let Some(path) = &config.models.train {
         let readings = training_data::from_file(path)?;
         checked.push(format!("{} readings to train on", readings.nrows()));
     }
@@ -207,16 +209,17 @@ fn check(settings: &Settings) -> Result<(), Box<dyn Error + Send + Sync>> {
 }
 
 fn api_keys(config: &Config) -> Result<Option<ApiKeys>, KeyFileError> {
-    config.api_keys.as_deref().map(ApiKeys::load).transpose()
+    let file = config.security.api_keys.as_deref();
+    file.map(ApiKeys::load).transpose()
 }
 
 fn tls(config: &Config) -> Result<Option<Tls>, TlsError> {
-    let files = config.tls();
+    let files = config.security.tls();
     files.map(|(cert, key)| Tls::load(cert, key)).transpose()
 }
 
 fn store_failed(config: &Config, error: &StoreError) -> String {
-    let store = without_secrets(&config.store);
+    let store = without_secrets(&config.storage.store);
     format!("cannot use the store {store}: {error}")
 }
 
@@ -247,11 +250,12 @@ fn synthetic(random_state: Option<u32>) -> Array2<f64> {
     training_data::synthetic(seed)
 }
 
-fn bind(host: &str, port: u16) -> Result<TcpListener, String> {
-    server::bind(host, port).map_err(|error| cannot_listen(host, port, &error))
+fn bind(serving: &Serving) -> Result<TcpListener, String> {
+    let bound = server::bind(&serving.host, serving.port);
+    bound.map_err(|error| cannot_listen(serving, &error))
 }
 
-fn cannot_listen(host: &str, port: u16, error: &io::Error) -> String {
+fn cannot_listen(Serving { host, port }: &Serving, error: &io::Error) -> String {
     let hint = match error.kind() {
         io::ErrorKind::AddrInUse => {
             "; another program listens there: stop it, or choose another port with --port"

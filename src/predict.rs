@@ -33,7 +33,8 @@ pub(crate) struct PredictArgs {
 }
 
 pub(crate) fn run(config: &Config, args: &PredictArgs) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let store = Store::open_to_read(&config.store).map_err(|error| store_failed(config, &error))?;
+    let store =
+        Store::open_to_read(&config.storage.store).map_err(|error| store_failed(config, &error))?;
     let Input { reader, size, name } = Input::open(args.file.as_deref())?;
     let model = Registry::load_one(store, config.registry_config()?, args.model.clone())?;
     let bar = progress::bar(size);

@@ -10,7 +10,7 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Arg, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use linfa::ParamGuard;
 
 use iforest_server::detector::OutOfRange;
@@ -21,6 +21,7 @@ use iforest_server::registry::RegistryConfig;
 
 use crate::predict::PredictArgs;
 
+use file::Kind;
 pub(crate) use listing::Listing;
 pub(crate) use settings::Settings;
 use values::{
@@ -31,11 +32,7 @@ use values::{
 /// Shortest interval between two polls of the store.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Groups of options in the help.
-const SERVING: &str = "Serving";
-const MODELS: &str = "Models";
-const STORAGE: &str = "Storage";
-const SECURITY: &str = "Security";
+/// The last group of options in the help, which also has those that clap adds.
 const CONFIGURATION: &str = "Configuration and log";
 
 /// Detects anomalies in sensor readings, over HTTP.
@@ -51,16 +48,25 @@ pub(crate) struct Config {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+    #[command(flatten)]
+    pub(crate) models: Models,
+    #[command(flatten)]
+    pub(crate) storage: Storage,
+    #[command(flatten)]
+    pub(crate) security: Security,
+    #[command(flatten)]
+    pub(crate) general: General,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Serving")]
+pub(crate) struct Serving {
     /// Address to listen on
     ///
     /// Network address to listen on: 0.0.0.0 for all, 127.0.0.1 for this machine only.
-    #[arg(
-        long,
-        env = "IFOREST_HOST",
-        default_value = "0.0.0.0",
-        global = true,
-        help_heading = SERVING
-    )]
+    #[arg(long, env = "IFOREST_HOST", default_value = "0.0.0.0", global = true)]
     pub(crate) host: String,
 
     /// Port to listen on
@@ -71,18 +77,20 @@ pub(crate) struct Config {
         env = "IFOREST_PORT",
         default_value_t = 5000,
         value_parser = parse_port,
-        allow_negative_numbers = true,
-        global = true,
-        help_heading = SERVING
+        global = true
     )]
     pub(crate) port: u16,
+}
 
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Models")]
+pub(crate) struct Models {
     /// CSV file to train the default model on
     ///
     /// File of readings to train the default model on: one per line, or a CSV with a column called
     /// value [default: load the stored model, or else train on 500 synthetic readings between 0 and
     /// 5, as server.py does].
-    #[arg(long, env = "IFOREST_TRAIN", value_name = "FILE", help_heading = MODELS)]
+    #[arg(long, env = "IFOREST_TRAIN", value_name = "FILE")]
     pub(crate) train: Option<PathBuf>,
 
     /// Share of anomalies in training
@@ -94,9 +102,7 @@ pub(crate) struct Config {
         env = "IFOREST_CONTAMINATION",
         value_name = "SHARE",
         default_value_t = 0.05,
-        value_parser = parse_contamination,
-        allow_negative_numbers = true,
-        help_heading = MODELS
+        value_parser = parse_contamination
     )]
     contamination: f64,
 
@@ -109,9 +115,7 @@ pub(crate) struct Config {
         value_name = "NUMBER",
         default_value_t = 100,
         value_parser = parse_n_estimators,
-        allow_negative_numbers = true,
-        hide_short_help = true,
-        help_heading = MODELS
+        hide_short_help = true
     )]
     n_estimators: u32,
 
@@ -124,9 +128,7 @@ pub(crate) struct Config {
         value_name = "NUMBER",
         default_value_t = MaxSamples::Auto,
         value_parser = parse_max_samples,
-        allow_negative_numbers = true,
-        hide_short_help = true,
-        help_heading = MODELS
+        hide_short_help = true
     )]
     max_samples: MaxSamples,
 
@@ -139,9 +141,7 @@ pub(crate) struct Config {
         env = "IFOREST_RANDOM_STATE",
         value_name = "SEED",
         hide_short_help = true,
-        value_parser = parse_random_state,
-        allow_negative_numbers = true,
-        help_heading = MODELS
+        value_parser = parse_random_state
     )]
     pub(crate) random_state: Option<u32>,
 
@@ -157,9 +157,7 @@ pub(crate) struct Config {
         value_enum,
         default_value_t = OutOfRangeArg::Score,
         global = true,
-        hide_possible_values = true,
-        hide_short_help = true,
-        help_heading = MODELS
+        hide_short_help = true
     )]
     out_of_range: OutOfRangeArg,
 
@@ -173,13 +171,15 @@ pub(crate) struct Config {
         global = true,
         value_name = "SHARE",
         default_value_t = 0.0,
-        allow_negative_numbers = true,
         value_parser = parse_margin,
-        hide_short_help = true,
-        help_heading = MODELS
+        hide_short_help = true
     )]
     out_of_range_margin: f64,
+}
 
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Storage")]
+pub(crate) struct Storage {
     /// Folder, s3://, az:// or gs://
     ///
     /// Where trained models are stored: a folder, s3://bucket/path, az://container/path,
@@ -189,8 +189,7 @@ pub(crate) struct Config {
         env = "IFOREST_STORE",
         value_name = "URL",
         default_value = "./iforest-models",
-        global = true,
-        help_heading = STORAGE
+        global = true
     )]
     pub(crate) store: String,
 
@@ -203,9 +202,7 @@ pub(crate) struct Config {
         value_name = "NUMBER",
         default_value_t = 5,
         value_parser = parse_keep_versions,
-        allow_negative_numbers = true,
-        hide_short_help = true,
-        help_heading = STORAGE
+        hide_short_help = true
     )]
     keep_versions: u32,
 
@@ -219,8 +216,7 @@ pub(crate) struct Config {
         value_name = "TIME",
         default_value = "2s",
         value_parser = parse_interval,
-        hide_short_help = true,
-        help_heading = STORAGE
+        hide_short_help = true
     )]
     refresh_interval: Duration,
 
@@ -233,16 +229,19 @@ pub(crate) struct Config {
         long,
         env = "IFOREST_MEMORY_LIMIT",
         value_name = "SIZE",
-        hide_short_help = true,
-        help_heading = STORAGE
+        hide_short_help = true
     )]
     memory_limit: Option<MemoryLimit>,
+}
 
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Security")]
+pub(crate) struct Security {
     /// API keys that requests must carry
     ///
     /// File of API keys that requests must carry: lines of NAME read KEY, to predict and read, or NAME
     /// all KEY, to do everything [default: every client may do everything, as with server.py].
-    #[arg(long, env = "IFOREST_API_KEYS", value_name = "FILE", help_heading = SECURITY)]
+    #[arg(long, env = "IFOREST_API_KEYS", value_name = "FILE")]
     pub(crate) api_keys: Option<PathBuf>,
 
     /// Web pages that may call this server
@@ -254,8 +253,7 @@ pub(crate) struct Config {
         env = "IFOREST_ALLOWED_ORIGINS",
         value_name = "ORIGINS",
         value_delimiter = ',',
-        hide_short_help = true,
-        help_heading = SECURITY
+        hide_short_help = true
     )]
     pub(crate) allowed_origins: Vec<Origin>,
 
@@ -263,44 +261,30 @@ pub(crate) struct Config {
     ///
     /// File of the certificate for TLS, in PEM form, followed by those that lead to its authority;
     /// the server then speaks https.
-    #[arg(
-        long,
-        env = "IFOREST_TLS_CERT",
-        value_name = "FILE",
-        global = true,
-        help_heading = SECURITY
-    )]
+    #[arg(long, env = "IFOREST_TLS_CERT", value_name = "FILE", global = true)]
     pub(crate) tls_cert: Option<PathBuf>,
 
     /// Its private key, in PEM form
     ///
     /// File of the private key of that certificate, in PEM form.
-    #[arg(
-        long,
-        env = "IFOREST_TLS_KEY",
-        value_name = "FILE",
-        global = true,
-        help_heading = SECURITY
-    )]
+    #[arg(long, env = "IFOREST_TLS_KEY", value_name = "FILE", global = true)]
     pub(crate) tls_key: Option<PathBuf>,
+}
 
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = CONFIGURATION)]
+pub(crate) struct General {
     /// Read settings from a TOML file
     ///
     /// File of settings in TOML, whose keys are the names of the options, such as port = 5000.
-    #[arg(
-        long,
-        env = "IFOREST_CONFIG",
-        value_name = "FILE",
-        global = true,
-        help_heading = CONFIGURATION
-    )]
+    #[arg(long, env = "IFOREST_CONFIG", value_name = "FILE", global = true)]
     pub(crate) config: Option<PathBuf>,
 
     /// Check and show all settings, and exit
     ///
     /// Check all settings and the files that they name, show each setting and where it comes from, and
     /// exit.
-    #[arg(long, help_heading = CONFIGURATION)]
+    #[arg(long)]
     pub(crate) check_config: bool,
 
     /// error, warn, info or debug
@@ -311,9 +295,7 @@ pub(crate) struct Config {
         env = "IFOREST_LOG_LEVEL",
         value_name = "LEVEL",
         value_enum,
-        default_value_t = LogLevel::Info,
-        hide_possible_values = true,
-        help_heading = CONFIGURATION
+        default_value_t = LogLevel::Info
     )]
     pub(crate) log_level: LogLevel,
 
@@ -325,9 +307,7 @@ pub(crate) struct Config {
         env = "IFOREST_LOG_FORMAT",
         value_name = "FORMAT",
         value_enum,
-        default_value_t = LogFormat::Text,
-        hide_possible_values = true,
-        help_heading = CONFIGURATION
+        default_value_t = LogFormat::Text
     )]
     pub(crate) log_format: LogFormat,
 }
@@ -371,27 +351,25 @@ pub(crate) enum LogLevel {
 impl Config {
     /// The settings of models that have none of their own.
     pub(crate) fn registry_config(&self) -> Result<RegistryConfig, ParamsError> {
+        let (models, storage) = (&self.models, &self.storage);
         Ok(RegistryConfig {
-            params: self.forest_params()?,
-            out_of_range: match self.out_of_range {
+            params: models.forest_params()?,
+            out_of_range: match models.out_of_range {
                 OutOfRangeArg::Score => OutOfRange::Score,
                 OutOfRangeArg::Anomaly => OutOfRange::Anomaly,
                 OutOfRangeArg::Distance => OutOfRange::Distance,
             },
-            out_of_range_margin: self.out_of_range_margin,
-            keep_versions: self.keep_versions as usize,
-            refresh_interval: Some(self.refresh_interval)
+            out_of_range_margin: models.out_of_range_margin,
+            keep_versions: storage.keep_versions as usize,
+            refresh_interval: Some(storage.refresh_interval)
                 .filter(|interval| !interval.is_zero())
                 .map(|interval| interval.max(SHORTEST_INTERVAL)),
-            memory_limit: self.memory_limit.unwrap_or_else(MemoryLimit::detect),
+            memory_limit: storage.memory_limit.unwrap_or_else(MemoryLimit::detect),
         })
     }
+}
 
-    /// The files of the certificate and its key.
-    pub(crate) fn tls(&self) -> Option<(&Path, &Path)> {
-        Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
-    }
-
+impl Models {
     /// Whether the margin has no meaning: with distances, the score grows from the training range on.
     fn has_idle_margin(&self) -> bool {
         self.out_of_range == OutOfRangeArg::Distance && self.out_of_range_margin > 0.0
@@ -408,6 +386,13 @@ impl Config {
     }
 }
 
+impl Security {
+    /// The files of the certificate and its key.
+    pub(crate) fn tls(&self) -> Option<(&Path, &Path)> {
+        Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
+    }
+}
+
 /// The command line, as it is parsed.
 fn command() -> clap::Command {
     let mut command = Config::command();
@@ -418,13 +403,17 @@ fn command() -> clap::Command {
         .mut_subcommands(|command| command.mut_args(describe))
 }
 
-/// Writes the help of an option. `-h` has its first paragraph; `--help` has the others and names the
+/// Completes an option. A negative number reaches the parser, which says what is allowed. `-h` has its first paragraph; `--help` has the others and names the
 /// variable, for which a line of `-h` has no room.
 fn describe(option: Arg) -> Arg {
     let option = match option.get_help_heading() {
         Some(_) => option,
         None => option.help_heading(CONFIGURATION),
     };
+    let is_number = matches!(Kind::of(&option), Kind::Number | Kind::NumberOrText);
+    let option = option
+        .allow_negative_numbers(is_number)
+        .hide_possible_values(true);
     let long = option.get_long_help().or(option.get_help());
     let Some(long) = long.map(ToString::to_string) else {
         return option;
@@ -464,7 +453,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_server_py() {
         let config = Config::parse_from(["iforest-server"]);
-        assert_eq!((config.host.as_str(), config.port), ("0.0.0.0", 5000));
+        let Serving { host, port } = &config.serving;
+        assert_eq!((host.as_str(), *port), ("0.0.0.0", 5000));
         let expected = RegistryConfig::new(IsolationForest::params().contamination(0.05));
         assert_eq!(config.registry_config(), Ok(expected));
     }

@@ -92,10 +92,10 @@ impl Settings {
 
     fn check_combinations(&self) -> Result<(), String> {
         let config = &self.config;
-        match (&config.tls_cert, &config.tls_key) {
+        match (&config.security.tls_cert, &config.security.tls_key) {
             (Some(_), None) => Err(format!("{} also needs --tls-key", self.name("tls_cert"))),
             (None, Some(_)) => Err(format!("{} also needs --tls-cert", self.name("tls_key"))),
-            _ if config.has_idle_margin() => Err(format!(
+            _ if config.models.has_idle_margin() => Err(format!(
                 "{} must not be given with {} distance, because there the score grows from the \
                  training range on",
                 self.name("out_of_range_margin"),
@@ -114,7 +114,7 @@ impl Settings {
                 Source::Variable(option.get_env().unwrap_or_default())
             }
             _ => match self.file.iter().find(|entry| entry.id == id) {
-                Some(entry) => Source::File(self.config.config.as_deref(), entry.line),
+                Some(entry) => Source::File(self.config.general.config.as_deref(), entry.line),
                 None => Source::Default,
             },
         }
