@@ -186,11 +186,7 @@ mod tests {
     fn errors_name_the_line_the_key_and_what_is_allowed() {
         for (text, line, expected) in [
             ("port = \"5000\"", 1, "expected a number without quotes"),
-            (
-                "\n\nhost = 5",
-                3,
-                "invalid value 5 for host: expected a string",
-            ),
+            ("\n\nhost = 5", 3, "5 for host: expected a string"),
             ("# a\nport = 70000\n", 2, "from 0 to 65535"),
             ("port = true", 1, "invalid value true for port"),
             ("port = [1]", 1, "invalid value [1] for port"),
@@ -199,27 +195,15 @@ mod tests {
             ("allowed-origins = \"http://a\"", 1, "expected an array"),
             ("allowed-origins = [1]", 1, "expected an array"),
             ("allowed-origins = [\"scada\"]", 1, "expected an origin"),
-            (
-                "log-level = \"loud\"",
-                1,
-                "expected one of error, warn, info, debug",
-            ),
+            ("log-level = \"loud\"", 1, "one of error, warn, info, debug"),
             ("train = \"\"", 1, "expected a value, got none"),
             ("refresh-interval = \"2\"", 1, "expected a time such as 2s"),
             ("contamination = nan", 1, "at most 0.5, got NaN"),
-            (
-                "random_state = 1",
-                1,
-                "unknown key random_state; did you mean random-state?",
-            ),
+            ("random_state = 1", 1, "did you mean random-state?"),
             ("[server]\nport = 1", 1, "unknown key server;"),
             ("\"\" = 1", 1, "unknown key"),
             ("\"port=1\" = 1", 1, "unknown key"),
-            (
-                "config = \"other.toml\"",
-                1,
-                "config must not be in the file",
-            ),
+            ("config = \"a.toml\"", 1, "config must not be"),
             ("check-config = true", 1, "check-config must not be"),
             ("help = true", 1, "help must not be"),
             ("port = 1\nport = 2", 2, "duplicate key"),

@@ -15,30 +15,40 @@ use crate::support::http::{self, Response};
 use crate::support::router::App;
 use crate::support::server::Server;
 
-/// All examples of requests, in an order in which each succeeds on a new server. Those of errors come
-/// where [`ERRORS`] stands.
-const STORY: &[(&str, &str, &str)] = &[
-    ("POST", "/predict", "reading"),
-    ("POST", "/predict", "readings"),
-    ("POST", "/predict", "models"),
-    ("POST", "/models/{name}/retrain", "features"),
-    ("POST", "/models/{name}/predict", "features"),
-    ("POST", "/models/{name}/retrain", "window"),
-    ("POST", "/models/{name}/predict", "window"),
-    ("POST", "/models/{name}/predict", "whole_window"),
-    ("GET", "/models", "models"),
-    ("GET", "/models/{name}", "model"),
-    ERRORS,
-    ("POST", "/models/{name}/retrain", "again"),
-    ("POST", "/models/{name}/rollback", "version"),
-    ("GET", "/models/{name}/versions", "model"),
-    ("DELETE", "/models/{name}", "model"),
-    ("POST", "/retrain", "readings"),
-    ("GET", "/health", "health"),
-    ("GET", "/ready", "ready"),
-    ("GET", "/version", "version"),
-];
-const ERRORS: (&str, &str, &str) = ("", "", "");
+/// All examples of requests, in an order in which each succeeds on a new server.
+const STORY: &str = "
+    POST /predict reading
+    POST /predict readings
+    POST /predict models
+    POST /models/{name}/retrain features
+    POST /models/{name}/predict features
+    POST /models/{name}/retrain window
+    POST /models/{name}/predict window
+    POST /models/{name}/predict whole_window
+    GET /models models
+    GET /models/{name} model
+    SEND all errors
+    POST /models/{name}/retrain again
+    POST /models/{name}/rollback version
+    GET /models/{name}/versions model
+    DELETE /models/{name} model
+    POST /retrain readings
+    GET /health health
+    GET /ready ready
+    GET /version version";
+
+/// Stands for the examples of errors.
+const ERRORS: Step = ("SEND", "all", "errors");
+
+/// A method, a path, and the name of an example.
+type Step = (&'static str, &'static str, &'static str);
+
+fn story() -> impl Iterator<Item = Step> {
+    STORY.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?, words.next()?, words.next()?))
+    })
+}
 
 /// The options that make the answers those of the examples.
 const OPTIONS: [&str; 4] = ["--random-state", "42", "--store", "memory:"];
@@ -116,14 +126,14 @@ fn every_example_is_answered_as_the_document_says() {
     let document = Document::read();
     let server = Server::start(&OPTIONS);
     let mut sent = BTreeSet::new();
-    for step @ (method, template, name) in STORY {
-        if *step == ERRORS {
+    for step @ (method, template, name) in story() {
+        if step == ERRORS {
             errors(&document, &server);
             continue;
         }
-        sent.insert((*method, *template, *name));
+        sent.insert(step);
         let mut operations = document.operations().into_iter();
-        let found = operations.find(|(known, path, _)| known == method && path == template);
+        let found = operations.find(|(known, path, _)| known == method && *path == template);
         let (_, _, operation) = found.expect("an operation");
         let model = &operation["parameters"][0]["examples"][name]["value"];
         let path = template.replace("{name}", model.as_str().unwrap_or_default());
@@ -182,15 +192,13 @@ fn assert_example(answer: &Value, example: &Value) {
 }
 
 /// All examples of answers of status 200.
-fn examples(document: &Document) -> BTreeSet<(&'static str, &'static str, &'static str)> {
+fn examples(document: &Document) -> BTreeSet<Step> {
     let mut examples = BTreeSet::new();
     for (method, path, operation) in document.operations() {
         let content = &operation["responses"]["200"]["content"];
         for (_, media) in fields(content) {
             for (name, _) in fields(&media["examples"]) {
-                let known = STORY.iter();
-                let step = known
-                    .copied()
+                let step = story()
                     .find(|step| *step == (&*method, path, name))
                     .unwrap_or_else(|| panic!("{method} {path}: {name} is not sent"));
                 examples.insert(step);
