@@ -47,8 +47,7 @@ pub(super) fn check(
             })?;
         } else if !FLOWS.contains(&&*variable) && !is_service_link && !is_known(command, &variable)
         {
-            let hint = match nearest(command, &rest.to_lowercase().replace('_', "-"))
-                .and_then(clap::Arg::get_env)
+            let hint = match nearest(command, &rest.replace('_', "-")).and_then(clap::Arg::get_env)
             {
                 Some(similar) => format!("did you mean {}?", similar.to_string_lossy()),
                 None => "iforest-server --help names all variables".to_owned(),

@@ -13,6 +13,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::values::{assignments, check_values, name, nearest};
 
+/// Helps with paths of Windows: in double quotes a backslash begins an escape.
+const BACKSLASHES: &str = "write backslashes in single quotes, as in 'C:\\readings.csv'";
+
 /// A setting in a file.
 pub(super) struct Entry {
     /// The identifier of the option.
@@ -27,8 +30,10 @@ pub(super) struct Entry {
 pub(super) fn read(path: &Path, command: &clap::Command) -> Result<Vec<Entry>, String> {
     let content = reload::read(path)
         .map_err(|error| format!("cannot read the settings {}: {error}", path.display()))?;
-    let text = encoding::decode(&content)
-        .map_err(|problem| format!("the settings {} are {problem}", path.display()))?;
+    let text = encoding::decode(&content).map_err(|problem| {
+        let path = path.display();
+        format!("the settings {path} are {problem}; save the file as UTF-8")
+    })?;
     parse(&text, command)
         .map_err(|(line, problem)| format!("{}, line {line}: {problem}", path.display()))
 }
@@ -37,13 +42,20 @@ pub(super) fn read(path: &Path, command: &clap::Command) -> Result<Vec<Entry>, S
 fn parse(text: &str, command: &clap::Command) -> Result<Vec<Entry>, (usize, String)> {
     let line = |offset: usize| 1 + text.bytes().take(offset).filter(|&b| b == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
-        let offset = error.span().map_or(0, |span| span.start);
-        (line(offset), error.message().replace('\n', ", "))
+        let line = line(error.span().map_or(0, |span| span.start));
+        let written = text.lines().nth(line - 1).unwrap_or_default();
+        let hint = match written.contains('\\') {
+            true => format!("; {BACKSLASHES}"),
+            false => String::new(),
+        };
+        let problem = error.message().replace('\n', ", ");
+        (line, format!("invalid TOML: {problem}{hint}"))
     })?;
     let mut entries = Vec::new();
     for (key, value) in table.get_ref() {
         let line = line(key.span().start);
-        let option = find(command, key.get_ref()).map_err(|problem| (line, problem))?;
+        let is_table = matches!(value.get_ref(), DeValue::Table(_));
+        let option = find(command, key.get_ref(), is_table).map_err(|problem| (line, problem))?;
         let written = text.get(value.span()).unwrap_or_default();
         let invalid = |problem: String| {
             let problem = format!(
@@ -55,6 +67,11 @@ fn parse(text: &str, command: &clap::Command) -> Result<Vec<Entry>, (usize, Stri
         };
         let values = convert(value.get_ref(), Kind::of(option))
             .ok_or_else(|| invalid(Kind::of(option).expected().to_owned()))?;
+        // In double quotes, C:\temp holds a tab.
+        if values.iter().any(|value| value.contains(char::is_control)) {
+            let problem = format!("expected no control characters; {BACKSLASHES}");
+            return Err(invalid(problem));
+        }
         let values = || values.iter().map(OsStr::new);
         check_values(option, values()).map_err(invalid)?;
         entries.push(Entry {
@@ -66,7 +83,8 @@ fn parse(text: &str, command: &clap::Command) -> Result<Vec<Entry>, (usize, Stri
     Ok(entries)
 }
 
-fn find<'a>(command: &'a clap::Command, key: &str) -> Result<&'a Arg, String> {
+/// The option that a key sets.
+fn find<'a>(command: &'a clap::Command, key: &str, is_table: bool) -> Result<&'a Arg, String> {
     let option = command
         .get_arguments()
         .find(|option| option.get_long() == Some(key));
@@ -74,6 +92,10 @@ fn find<'a>(command: &'a clap::Command, key: &str) -> Result<&'a Arg, String> {
         // Only settings have a variable.
         Some(option) if option.get_env().is_some() && key != "config" => Ok(option),
         Some(_) => Err(format!("{key} must not be in the file of settings")),
+        None if is_table => Err(format!(
+            "unknown table {}; settings stand outside of tables, such as port = 5000",
+            excerpt(key)
+        )),
         None => {
             let hint = match nearest(command, key) {
                 Some(option) => format!("did you mean {}?", name(option)),
@@ -200,14 +222,21 @@ mod tests {
             ("refresh-interval = \"2\"", 1, "expected a time such as 2s"),
             ("contamination = nan", 1, "at most 0.5, got NaN"),
             ("random_state = 1", 1, "did you mean random-state?"),
-            ("[server]\nport = 1", 1, "unknown key server;"),
+            ("LOG_LEVEL = \"info\"", 1, "did you mean log-level?"),
+            ("Port = 5000", 1, "unknown key Port; did you mean port?"),
+            ("[server]\nport = 1", 1, "unknown table server;"),
             ("\"\" = 1", 1, "unknown key"),
             ("\"port=1\" = 1", 1, "unknown key"),
             ("config = \"a.toml\"", 1, "config must not be"),
             ("check-config = true", 1, "check-config must not be"),
             ("help = true", 1, "help must not be"),
             ("port = 1\nport = 2", 2, "duplicate key"),
-            ("port 5000", 1, "expected"),
+            ("port 5000", 1, "invalid TOML: "),
+            ("port: 5000", 1, "invalid TOML: "),
+            ("\nstore = \"C:\\plant\"", 2, "write backslashes in single"),
+            ("train = \"C:\\temp\"", 1, "write backslashes in single"),
+            ("host = \"\"", 1, "expected a value, got none"),
+            ("store = \"\"", 1, "expected a value, got none"),
             ("port = 1\nhost = \"a", 2, "invalid basic string"),
         ] {
             let (at, problem) = arguments(text).expect_err(text);

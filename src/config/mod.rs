@@ -10,6 +10,7 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use linfa::ParamGuard;
 
@@ -66,7 +67,13 @@ pub(crate) struct Serving {
     /// Address to listen on
     ///
     /// Network address to listen on: 0.0.0.0 for all, 127.0.0.1 for this machine only.
-    #[arg(long, env = "IFOREST_HOST", default_value = "0.0.0.0", global = true)]
+    #[arg(
+        long,
+        env = "IFOREST_HOST",
+        default_value = "0.0.0.0",
+        value_parser = NonEmptyStringValueParser::new(),
+        global = true
+    )]
     pub(crate) host: String,
 
     /// Port to listen on
@@ -189,6 +196,7 @@ pub(crate) struct Storage {
         env = "IFOREST_STORE",
         value_name = "URL",
         default_value = "./iforest-models",
+        value_parser = NonEmptyStringValueParser::new(),
         global = true
     )]
     pub(crate) store: String,
@@ -312,7 +320,7 @@ pub(crate) struct General {
     pub(crate) log_format: LogFormat,
 }
 
-/// What the program does other than serve.
+/// The subcommands: without one, the program serves.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     /// Ask the server on this machine whether it is healthy

@@ -65,7 +65,7 @@ impl Settings {
             Some(path) => file::read(path, &command).map_err(wrong)?,
             None => Vec::new(),
         };
-        // What only the file sets goes in front of the options, which may end in a subcommand.
+        // Settings of the file go in front of the options, which may end in a subcommand.
         let (program, options) = arguments.split_at(arguments.len().min(1));
         let from_file = file
             .iter()
@@ -149,15 +149,18 @@ impl SettingsError {
     /// Prints the error, or the help that was asked for, and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.error.use_stderr() || self.format == LogFormat::Text {
-            // Where nobody can read it, nothing remains to be done.
+            // Fails where standard error is closed; the exit code remains.
             let _ = self.error.print();
         } else {
             telemetry::start(LogLevel::Error, self.format);
             let text = self.error.render().to_string();
-            // The paragraphs after the first say how to get help.
-            let first = text.split("\n\n").next().unwrap_or_default();
-            let lines: Vec<&str> = first.lines().map(str::trim).collect();
-            let message = lines.join(" ");
+            // The last paragraphs say how to get help.
+            let message = text
+                .split("\n\n")
+                .take_while(|text| !text.starts_with("Usage:") && !text.starts_with("For more"))
+                .map(|text| text.lines().map(str::trim).collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+                .join("; ");
             tracing::error!("{}", message.strip_prefix("error: ").unwrap_or(&message));
         }
         u8::try_from(self.error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)

@@ -118,8 +118,16 @@ fn problem(error: &clap::Error) -> String {
     }
 }
 
-/// The option whose name is most like a wrong one, if one is like it.
+/// The setting whose name is most like a wrong one, if one is like it.
 pub(super) fn nearest<'a>(command: &'a clap::Command, wrong: &str) -> Option<&'a Arg> {
+    let wrong = wrong.to_lowercase();
+    let find = |called: &str| {
+        let mut options = command.get_arguments();
+        options.find(|option| option.get_env().is_some() && name(option) == called)
+    };
+    if let Some(option) = find(&wrong) {
+        return Some(option);
+    }
     let asked = command
         .clone()
         .try_get_matches_from(["iforest-server".to_owned(), format!("--{wrong}")]);
@@ -127,8 +135,5 @@ pub(super) fn nearest<'a>(command: &'a clap::Command, wrong: &str) -> Option<&'a
     let ContextValue::String(suggested) = error.get(ContextKind::SuggestedArg)? else {
         return None;
     };
-    let suggested = suggested.trim_start_matches('-');
-    command
-        .get_arguments()
-        .find(|option| option.get_env().is_some() && name(option) == suggested)
+    find(suggested.trim_start_matches('-'))
 }

@@ -19,7 +19,7 @@ fn run(variables: &[(&str, &str)], options: &[&str]) -> Output {
         .expect("the program starts")
 }
 
-/// Runs the program, which must refuse its settings. Returns what it says.
+/// Runs the program, which must refuse its settings. Returns its message.
 fn refusal(variables: &[(&str, &str)], options: &[&str]) -> String {
     let output = run(variables, options);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -28,7 +28,7 @@ fn refusal(variables: &[(&str, &str)], options: &[&str]) -> String {
     said
 }
 
-/// What `--check-config` prints.
+/// The settings as `--check-config` prints them.
 fn listing(variables: &[(&str, &str)], options: &[&str]) -> String {
     let output = run(variables, &[options, &["--check-config"]].concat());
     let said = String::from_utf8_lossy(&output.stderr);
@@ -153,6 +153,7 @@ fn a_wrong_file_is_refused_by_line_key_and_range() {
     let file = folder.file("settings.toml", b"port = \xff");
     let said = refusal(&[], &["--config", &file]);
     assert!(said.contains("not UTF-8"), "{said}");
+    assert!(said.contains("save the file as UTF-8"), "{said}");
     let file = folder.file("settings.toml", "#".repeat(1024 * 1024 + 1));
     let said = refusal(&[], &["--config", &file]);
     assert!(said.contains("larger than 1048576 bytes"), "{said}");
@@ -192,6 +193,11 @@ fn unknown_and_wrong_variables_are_refused_by_name() {
             "IFOREST_TRAIN",
             "",
             "invalid value '' for IFOREST_TRAIN: expected a value, got none",
+        ),
+        (
+            "IFOREST_STORE",
+            "",
+            "invalid value '' for IFOREST_STORE: expected a value, got none",
         ),
         ("IFOREST_RANDOM_STATE", "-1", "from 0 to 4294967295"),
         (
@@ -339,6 +345,14 @@ fn check_config_names_what_is_wrong() {
     let below = format!("{file}/store");
     for (options, expected) in [
         (["--train", &readings], format!("{readings}, line 2: ")),
+        (
+            ["--train", folder.text()],
+            format!("{}: cannot read the readings: ", folder.text()),
+        ),
+        (
+            ["--api-keys", "no-such-file"],
+            "API keys: cannot read no-such-file: ".to_owned(),
+        ),
         (["--api-keys", &keys], format!("{keys}, line 1: ")),
         (["--store", &file], format!("{file} is not a folder")),
         (["--store", &below], format!("{file} is not a folder")),

@@ -89,8 +89,8 @@ fn a_failed_start_is_an_object_too() {
         ),
         (
             None,
-            &["--no-such-option", "--log-format", "json"],
-            "--no-such-option",
+            &["--prot", "1", "--log-format", "json"],
+            "unexpected argument '--prot' found; tip: a similar argument exists: '--port'",
         ),
         (
             Some(("IFOREST_LOG_FORMAT", "json")),
@@ -114,6 +114,7 @@ fn a_failed_start_is_an_object_too() {
         assert_eq!(error["level"], "ERROR", "{log:?}");
         let message = error["message"].as_str().expect("text");
         assert!(message.contains(expected), "{message}");
+        assert!(!message.contains("--help"), "{message}");
         assert!(!output.status.success());
     }
 }
