@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::iter::successors;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     match check(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            // Where nobody reads it, the exit code says enough.
+            // Fails where standard error is closed; the exit code remains.
             let _ = writeln!(io::stderr(), "unhealthy: {}", escape(&problem));
             ExitCode::FAILURE
         }
@@ -45,7 +46,10 @@ fn check(config: &Config) -> Result<(), String> {
     runtime.shutdown_background();
     match answer {
         Ok(StatusCode::OK) => Ok(()),
-        Ok(status) => Err(format!("GET {url}: the status is {}", status.as_u16())),
+        Ok(status) => Err(format!(
+            "GET {url}: expected status 200, got {}; does another program listen there?",
+            status.as_u16()
+        )),
         Err(error) => Err(format!("GET {url}: {}", cause(&error))),
     }
 }
@@ -76,16 +80,38 @@ fn own_address(host: &str) -> String {
     }
 }
 
-/// The root of an error: reqwest's own text only repeats the address.
+/// The root of an error, since reqwest's own text only repeats the address; and what helps where one
+/// side uses TLS and the other does not.
 fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("no answer within {} seconds", TIMEOUT.as_secs());
     }
-    let mut cause: &dyn Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    let first: &(dyn Error + 'static) = error;
+    let causes: Vec<_> = successors(Some(first), |&cause| cause.source()).collect();
+    let root = causes.last().unwrap_or(&first);
+    if causes.iter().any(|&cause| is_of_http(cause)) {
+        return format!(
+            "the answer is not HTTP ({root}); if the server has a certificate, name it with --tls-cert and \
+             --tls-key"
+        );
     }
-    cause.to_string()
+    if causes.iter().any(|&cause| is_of_tls(cause)) {
+        return format!(
+            "no TLS connection ({root}); if the server has no certificate, leave out --tls-cert and \
+             --tls-key"
+        );
+    }
+    root.to_string()
+}
+
+fn is_of_http(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref().is_some_and(hyper::Error::is_parse)
+}
+
+/// An I/O error does not name the error within as its source.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let within = error.downcast_ref().and_then(io::Error::get_ref);
+    error.is::<rustls::Error>() || within.is_some_and(|error| is_of_tls(error))
 }
 
 #[cfg(test)]

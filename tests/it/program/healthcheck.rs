@@ -103,18 +103,23 @@ fn everything_else_is_unhealthy_and_named() {
     for (response, expected) in [
         (
             "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
-            "the status is 503",
+            "expected status 200, got 503; does another program",
         ),
         (
             "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-            "the status is 404",
+            "status 200, got 404",
         ),
-        ("HTTP/1.1 204 No Content\r\n\r\n", "the status is 204"),
+        ("HTTP/1.1 204 No Content\r\n\r\n", "status 200, got 204"),
         (
             "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
-            "the status is 302",
+            "status 200, got 302",
         ),
-        ("SSH-2.0-OpenSSH\r\n", "/health: "),
+        ("SSH-2.0-OpenSSH\r\n", "the answer is not HTTP ("),
+        // An alert of TLS, as a server with a certificate sends it.
+        (
+            "\u{15}\u{3}\u{3}\0\u{2}\u{2}\u{16}",
+            "if the server has a certificate, name it with --tls-cert",
+        ),
         ("", "/health: "),
     ] {
         let (port, asked) = serve("127.0.0.1", move |stream| answer(stream, response));
@@ -134,7 +139,7 @@ fn everything_else_is_unhealthy_and_named() {
 
 #[test]
 fn a_server_that_does_not_answer_is_unhealthy() {
-    // The system accepts the connection, and nobody reads from it.
+    // The system accepts the connection, and no program reads from it.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("bound").port().to_string();
     let output = healthcheck(&mut program(&["healthcheck", "--port", &port]));
@@ -179,9 +184,14 @@ fn a_certificate_for_another_name_is_no_fault() {
         assert!(request.starts_with("GET /health "), "{request}");
     }
     // A server that speaks no TLS.
-    let (port, asked) = serve("127.0.0.1", |stream| answer(stream, HEALTHY));
+    let (port, asked) = serve("127.0.0.1", |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(HEALTHY.as_bytes());
+        String::new()
+    });
     let mut command = program(&["--tls-cert", &cert_file, "--tls-key", &key_file]);
     let output = healthcheck(command.args(["--port", &port, "healthcheck"]));
     assert_unhealthy(&output, "https://127.0.0.1");
-    drop(asked);
+    assert_unhealthy(&output, "if the server has no certificate, leave out");
+    asked.join().expect("it serves");
 }
