@@ -35,7 +35,6 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogFormat::Json => log
             .json()
             .flatten_event(true)
-            .with_span_list(false)
             .with_writer(|| EscapedJson(LogWriter))
             .init(),
     }
