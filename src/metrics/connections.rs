@@ -17,7 +17,7 @@ pub struct ConnectionMetrics {
 
 impl ConnectionMetrics {
     /// Writes all of them.
-    pub fn write(&self, text: &mut Exposition) {
+    pub(crate) fn write(&self, text: &mut Exposition) {
         text.gauge("iforest_connections", "Open connections.")
             .sample(&[], self.open.load(Ordering::Relaxed));
         text.counter(

@@ -6,28 +6,28 @@ use super::histogram::{Histogram, Total};
 
 /// Metrics in Prometheus' text format.
 #[derive(Debug, Default)]
-pub struct Exposition(String);
+pub(crate) struct Exposition(String);
 
 /// A metric: all its samples follow each other.
 #[derive(Debug)]
-pub struct Family<'a> {
+pub(crate) struct Family<'a> {
     text: &'a mut String,
     name: &'static str,
 }
 
 impl Exposition {
     /// Begins a counter, whose name ends in `_total`.
-    pub fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
+    pub(crate) fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
         self.family(name, "counter", help)
     }
 
     /// Begins a gauge.
-    pub fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
+    pub(crate) fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
         self.family(name, "gauge", help)
     }
 
     /// Begins a histogram of durations, whose name ends in `_seconds`.
-    pub fn histogram(&mut self, name: &'static str, help: &str) -> Family<'_> {
+    pub(crate) fn histogram(&mut self, name: &'static str, help: &str) -> Family<'_> {
         self.family(name, "histogram", help)
     }
 
@@ -42,19 +42,19 @@ impl Exposition {
     }
 
     /// All that was written.
-    pub fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.0
     }
 }
 
 impl Family<'_> {
     /// Adds a sample. Values of labels have neither quotes nor backslashes nor line ends.
-    pub fn sample(&mut self, labels: &[(&str, &dyn Display)], value: impl Display) {
+    pub(crate) fn sample(&mut self, labels: &[(&str, &dyn Display)], value: impl Display) {
         self.line("", labels, value);
     }
 
     /// Adds the sum of some histograms.
-    pub fn durations<'a>(
+    pub(crate) fn durations<'a>(
         &mut self,
         labels: &[(&str, &dyn Display)],
         histograms: impl Iterator<Item = &'a Histogram>,

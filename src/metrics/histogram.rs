@@ -24,7 +24,7 @@ const BOUNDS: [(u64, &str); 14] = [
 
 /// How many durations there were of which size.
 #[derive(Debug, Default)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     /// The last one is for longer durations than all bounds.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     nanos: AtomicU64,
@@ -32,7 +32,7 @@ pub struct Histogram {
 
 impl Histogram {
     /// Counts a duration.
-    pub fn observe(&self, duration: Duration) {
+    pub(crate) fn observe(&self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.iter().position(|&(bound, _)| nanos <= bound);
         self.buckets[bucket.unwrap_or(BOUNDS.len())].fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
-//! Metrics: what is counted, and Prometheus' text format.
+//! Counters, histograms, and Prometheus' text format.
 //!
 //! Each part of the server keeps its counters beside what they count, and writes them with an
-//! [`Exposition`] when it is asked to.
+//! `Exposition` when it is asked to.
 //!
 //! * `sharded`: counters that many threads count up
 //! * `histogram`: durations
@@ -15,7 +15,7 @@ mod process;
 mod sharded;
 
 pub use self::connections::ConnectionMetrics;
-pub use self::exposition::{Exposition, Family};
-pub use self::histogram::Histogram;
-pub use self::process::write_process_metrics;
-pub use self::sharded::Sharded;
+pub(crate) use self::exposition::Exposition;
+pub(crate) use self::histogram::Histogram;
+pub(crate) use self::process::write_process_metrics;
+pub(crate) use self::sharded::Sharded;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::Exposition;
 
 /// Writes the metrics of the process. Linux only.
-pub fn write_process_metrics(text: &mut Exposition) {
+pub(crate) fn write_process_metrics(text: &mut Exposition) {
     #[cfg(target_os = "linux")]
     if let Some(process) = Process::read() {
         text.gauge(

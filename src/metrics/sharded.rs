@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 /// One value for each processor core. A thread changes the value of its own core, so threads do not
 /// wait for each other; a reader sums up all of them.
 #[derive(Debug)]
-pub struct Sharded<T>(Box<[Shard<T>]>);
+pub(crate) struct Sharded<T>(Box<[Shard<T>]>);
 
 /// Processors fetch cache lines of 64 bytes in pairs.
 #[derive(Debug, Default)]
@@ -35,13 +35,13 @@ impl<T: Default> Default for Sharded<T> {
 impl<T> Sharded<T> {
     /// The value that this thread changes. Other threads may change it too where there are more
     /// threads than cores.
-    pub fn local(&self) -> &T {
+    pub(crate) fn local(&self) -> &T {
         let thread = THREAD.with(|&thread| thread);
         &self.0[thread & (self.0.len() - 1)].0
     }
 
     /// All values.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|shard| &shard.0)
     }
 }

@@ -18,12 +18,12 @@ const OTHER_MODELS: &str = "other";
 
 /// The predictions of a model, by their verdict.
 #[derive(Debug, Default)]
-pub struct Verdicts(Sharded<[AtomicU64; 3]>);
+pub(crate) struct Verdicts(Sharded<[AtomicU64; 3]>);
 
 impl Verdicts {
     /// Counts predictions: so many normal, so many anomalies, and so many without a verdict since
     /// their window was not full.
-    pub fn count(&self, normal: usize, anomaly: usize, none: usize) {
+    pub(crate) fn count(&self, normal: usize, anomaly: usize, none: usize) {
         let counts = self.0.local().iter().zip([normal, anomaly, none]);
         for (sum, count) in counts.filter(|&(_, count)| count > 0) {
             sum.fetch_add(count as u64, Ordering::Relaxed);

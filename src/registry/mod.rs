@@ -9,7 +9,7 @@
 //! * `error`: the errors
 //! * `audit`: who changes models, and the audit log
 //! * `limits`: limits on concurrent work
-//! * `metrics`: what is counted
+//! * `metrics`: counters and gauges
 //! * `models`: the models in memory, behind `RwLock`s, and the versions of the others
 //! * `model_queue`: a queue of changes for each model
 //! * `backlog`: the work of the trainings that wait, and its bounds
@@ -74,7 +74,6 @@ use crate::store::{ModelName, Store};
 pub use audit::Actor;
 pub use config::{DefaultModel, RegistryConfig};
 pub use error::{ChangeError, LoadError, LoadOneError, SetupError};
-pub use metrics::Verdicts;
 pub use models::{ServedModel, Summary};
 pub use streams::StreamGuard;
 pub use training::{TrainingEstimate, TrainingRequest};
@@ -286,12 +285,12 @@ impl Registry {
     }
 
     /// Writes the metrics of models, trainings and the store.
-    pub fn write_metrics(&self, text: &mut Exposition) {
+    pub(crate) fn write_metrics(&self, text: &mut Exposition) {
         self.shared.write_metrics(text);
     }
 
     /// How many bytes of memory models and trainings take.
-    pub fn memory_used(&self) -> usize {
+    pub(crate) fn memory_used(&self) -> usize {
         self.shared.budget.reserved()
     }
 

@@ -50,7 +50,7 @@ pub struct ServedModel {
     /// The version it is a copy of, after a rollback.
     pub restored_from: Option<u64>,
     /// Counts the predictions of all versions of the model.
-    pub verdicts: Arc<Verdicts>,
+    pub(crate) verdicts: Arc<Verdicts>,
     /// See [`normal_ranges`](Self::normal_ranges).
     normal_ranges: OnceLock<Option<Vec<NormalRange>>>,
     /// The memory of the model, until the last request that uses it is done.
