@@ -142,7 +142,7 @@ fn serve(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// What to serve as `default` at first.
+/// The model that `default` begins with.
 fn first_model(config: &Config) -> Result<DefaultModel, training_data::TrainingDataError> {
     let Some(path) = &config.models.train else {
         let random_state = config.models.random_state;
@@ -260,6 +260,12 @@ fn cannot_listen(Serving { host, port }: &Serving, error: &io::Error) -> String 
         io::ErrorKind::AddrInUse => {
             "; another program listens there: stop it, or choose another port with --port"
         }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine does not have the address: --host 0.0.0.0 listens on all that it has"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports from 1024 on need no rights: choose one with --port"
+        }
         _ => "",
     };
     format!("cannot listen on {host}:{port}: {error}{hint}")
@@ -275,7 +281,7 @@ fn callable(address: SocketAddr) -> String {
 }
 
 /// A future that completes at Ctrl-C or SIGTERM, and a flag to set when the server serves. Until then
-/// a signal ends the program at once: nobody waits for an answer, and a version is stored whole or
+/// a signal ends the program at once: no client waits for an answer, and a version is stored whole or
 /// not at all. A second signal ends the program at once, too.
 fn stop_signal() -> Result<(impl Future<Output = ()>, Arc<AtomicBool>), ctrlc::Error> {
     let (stop, stopped) = oneshot::channel();
@@ -305,6 +311,23 @@ fn stop_signal() -> Result<(impl Future<Output = ()>, Arc<AtomicBool>), ctrlc::E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_used_comes_with_advice() {
+        for (kind, expected) in [
+            (io::ErrorKind::AddrInUse, "another port with --port"),
+            (io::ErrorKind::AddrNotAvailable, "--host 0.0.0.0"),
+            (io::ErrorKind::PermissionDenied, "from 1024 on"),
+        ] {
+            let host = "10.0.0.7".to_owned();
+            let error = cannot_listen(&Serving { host, port: 80 }, &kind.into());
+            assert!(
+                error.starts_with("cannot listen on 10.0.0.7:80: "),
+                "{error}"
+            );
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 
     // The warning that everybody may change models depends on it.
     #[test]

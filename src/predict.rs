@@ -24,7 +24,7 @@ use crate::{progress, store_failed};
 #[derive(Debug, Clone, Args)]
 #[command(max_term_width = 100)]
 pub(crate) struct PredictArgs {
-    /// File of readings, as for --train [default: standard input]
+    /// File of readings, as for --train [default: -, standard input]
     file: Option<PathBuf>,
 
     /// Name of the model
@@ -42,7 +42,7 @@ pub(crate) fn run(config: &Config, args: &PredictArgs) -> Result<(), Box<dyn Err
     bar.finish_and_clear();
     match predicted {
         Ok(summary) => {
-            // Where standard error is closed, nobody waits for a summary.
+            // Fails where standard error is closed; the predictions are written all the same.
             let _ = write!(io::stderr(), "{summary}");
             Ok(())
         }
@@ -52,7 +52,7 @@ pub(crate) fn run(config: &Config, args: &PredictArgs) -> Result<(), Box<dyn Err
     }
 }
 
-/// What is predicted.
+/// The readings to predict.
 struct Input {
     reader: Box<dyn Read>,
     /// In bytes, if it is known.
@@ -63,11 +63,11 @@ struct Input {
 
 impl Input {
     fn open(path: Option<&Path>) -> Result<Self, String> {
-        let Some(path) = path else {
+        let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
             return Self::standard();
         };
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+        let file = File::open(path).map_err(|error| format!("cannot read {name}: {error}"))?;
         Ok(Self {
             size: size(&file),
             reader: Box::new(file),

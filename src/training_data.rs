@@ -46,8 +46,10 @@ pub fn from_file(path: &Path) -> Result<Array2<f64>, TrainingDataError> {
         line,
         problem,
     };
-    let bytes = std::fs::read(path).map_err(|cause| error(None, cause.to_string()))?;
-    let text = encoding::decode(&bytes).map_err(|problem| error(None, problem))?;
+    let bytes = std::fs::read(path)
+        .map_err(|cause| error(None, format!("cannot read the readings: {cause}")))?;
+    let text = encoding::decode(&bytes)
+        .map_err(|problem| error(None, format!("the file is {problem}")))?;
     let values = parse(&text).map_err(|(line, problem)| error(line, problem))?;
     Ok(Array1::from(values).insert_axis(Axis(1)))
 }
@@ -143,11 +145,7 @@ impl Layout {
     /// Parses the reading of a line.
     fn reading(&self, line: &csv::StringRecord) -> Result<f64, String> {
         if line.len() != self.columns {
-            return Err(format!(
-                "expected {} column(s) as in the first line, got {}",
-                self.columns,
-                line.len()
-            ));
+            return Err(columns_problem(self.columns, line.len()));
         }
         let field = &line[self.reading];
         match field.parse::<f64>() {
@@ -157,6 +155,17 @@ impl Layout {
                 excerpt(field)
             )),
         }
+    }
+}
+
+/// The problem of a line that has more or fewer columns than the first one.
+pub(crate) fn columns_problem(expected: usize, got: usize) -> String {
+    match expected {
+        1 => format!(
+            "expected one column as in the first line, got {got}; a number needs a decimal point, not \
+             a comma"
+        ),
+        _ => format!("expected {expected} columns as in the first line, got {got}"),
     }
 }
 
@@ -203,7 +212,8 @@ mod tests {
             (
                 "1\n2,5\n",
                 Some(2),
-                "expected 1 column(s) as in the first line, got 2",
+                "expected one column as in the first line, got 2; a number needs a decimal point, not \
+                 a comma",
             ),
             (
                 "time,value\n10:00,\n",

@@ -54,7 +54,7 @@ pub(super) struct KeyList {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeyFileError {
     /// The file cannot be read.
-    #[error("{0}")]
+    #[error("API keys: {0}")]
     Read(String),
     /// The file has no key.
     #[error("{}: there is no key; each line must be NAME read KEY or NAME all KEY", .0.display())]

@@ -14,7 +14,7 @@ const READ_SIZE: usize = 128 * 1024;
 /// that is never closed must not fill the memory.
 const MAX_RECORD: usize = 1024 * 1024;
 
-/// Buffers that are used again: to return their memory to the system and to ask for it anew would
+/// Buffers that are used again: to return their memory to the system and to allocate it again would
 /// take a fifth of the time.
 #[derive(Debug, Default)]
 pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
@@ -54,7 +54,7 @@ pub(super) struct FirstRecord {
     pub(super) text: Vec<u8>,
     /// Where the next record begins, or the rest of a line end.
     pub(super) next: usize,
-    /// What ends its line; empty if nothing does.
+    /// The end of its line; empty at the end of the input.
     pub(super) line_end: &'static str,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Chunks<R> {
     input: R,
     encoding: Encoding,
     has_byte_order_mark: bool,
-    /// What is read and not yet part of a chunk, in UTF-8.
+    /// Bytes that are read and not yet part of a chunk, in UTF-8.
     pending: Vec<u8>,
     /// Bytes of UTF-16 that are not decoded yet: half a unit, or the first of two.
     undecoded: Vec<u8>,
@@ -239,7 +239,7 @@ impl<R: Read> Chunks<R> {
         }
     }
 
-    /// Moves whole characters of UTF-16 to `pending`. What is no character becomes U+FFFD.
+    /// Moves whole characters of UTF-16 to `pending`. Invalid units become U+FFFD.
     fn decode(&mut self) {
         let unit = match self.encoding {
             Encoding::Ascii => return,

@@ -20,7 +20,7 @@ pub enum PredictCsvError {
     Line {
         /// Counted from 1.
         line: u64,
-        /// What is wrong, and what is expected.
+        /// The fault, and what the model expects.
         problem: String,
     },
     /// There are no readings.

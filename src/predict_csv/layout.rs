@@ -10,7 +10,7 @@ use crate::registry::ServedModel;
 /// How many columns or features a message names: there may be thousands.
 const MAX_LISTED: usize = 16;
 
-/// Of the four flags of a prediction.
+/// Number of combinations of the four flags of a prediction.
 const COMBINATIONS: usize = 1 << 4;
 
 /// The column of the times, in upper or lower case.
@@ -38,7 +38,7 @@ pub(super) struct Layout {
     pub(super) cells: Cells,
 }
 
-/// What is written of a prediction, after its score.
+/// The columns of a prediction that follow its score.
 #[derive(Debug)]
 pub(super) struct Cells(Vec<Vec<u8>>);
 

@@ -65,10 +65,17 @@ pub fn predict_csv(
     let Some(first) = chunks.first_record()? else {
         return Err(PredictCsvError::NoReadings);
     };
-    let layout = Layout::detect(&first, model).map_err(|problem| PredictCsvError::Line {
+    let at_first_line = |problem| PredictCsvError::Line {
         line: first.line,
         problem,
-    })?;
+    };
+    // Archives and spreadsheets begin with such bytes, which must not reach a terminal.
+    let is_binary = |&byte: &u8| byte < b' ' && !byte.is_ascii_whitespace();
+    if first.text.iter().any(is_binary) {
+        let problem = "this is no text but binary data; export the readings as CSV";
+        return Err(at_first_line(problem.to_owned()));
+    }
+    let layout = Layout::detect(&first, model).map_err(at_first_line)?;
     let head = header(&layout, &first, model, chunks.has_byte_order_mark());
     chunks.skip(if layout.is_header { first.next } else { 0 });
     output.write_all(&head).map_err(PredictCsvError::Write)?;
@@ -93,7 +100,7 @@ pub fn predict_csv(
             Ok(())
         });
         drop(order);
-        // What the writer met came first in the file.
+        // The writer's error comes first in the file.
         let summary = writer.join().map_err(|_| PredictCsvError::Interrupted)??;
         read?;
         summary.finish()
@@ -140,7 +147,7 @@ fn write(
     Ok(summary)
 }
 
-/// What becomes of a chunk.
+/// A chunk on its way to the output.
 enum Work {
     /// The records with their predictions.
     Done(Written),

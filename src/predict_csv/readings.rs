@@ -6,6 +6,7 @@ use super::layout::Layout;
 use super::records::Records;
 use super::summary::{Problem, Problems};
 use crate::excerpt::excerpt;
+use crate::training_data::columns_problem;
 
 /// A record of a chunk.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub(super) struct Row {
     pub(super) kind: RowKind,
 }
 
-/// What a record holds.
+/// The kinds of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowKind {
     /// A reading, the next one in [`Readings::values`].
@@ -157,11 +158,8 @@ impl Readings {
         layout: &Layout,
     ) -> Result<Option<i64>, Refusal> {
         if records.len() != layout.columns {
-            return Err(Refusal::Record(format!(
-                "expected {} column(s) as in the first line, got {}",
-                layout.columns,
-                records.len()
-            )));
+            let problem = columns_problem(layout.columns, records.len());
+            return Err(Refusal::Record(problem));
         }
         for &column in &layout.values {
             let field = records.field(column);
@@ -228,7 +226,7 @@ fn has_decimal_comma(field: &[u8]) -> bool {
     field.contains(&b',') && with_point.is_some_and(|text| finite(text.as_bytes()).is_some())
 }
 
-/// What is wrong with a field that is no finite number.
+/// The problem of a field that is no finite number.
 pub(super) fn number_problem(field: &[u8]) -> String {
     let expected = match has_decimal_comma(field) {
         true => "a number with a decimal point, not a comma",

@@ -1,5 +1,5 @@
-//! What an engineer wants to know of a whole file: how many anomalies there are, how long they last,
-//! and which are the worst.
+//! The summary of a file: how many anomalies there are, how long they last, and which are the
+//! worst.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ const MAX_VALUES: usize = 8;
 pub struct Problem {
     /// Counted from 1.
     pub line: u64,
-    /// What is wrong with it.
+    /// The fault of the line.
     pub text: String,
 }
 
@@ -62,7 +62,7 @@ impl Problems {
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Place {
     line: u64,
-    /// What stands in the column of the times; empty without one.
+    /// The field in the column of the times; empty without one.
     time: Vec<u8>,
 }
 
@@ -116,7 +116,7 @@ fn keep_greatest<T>(list: &mut Vec<T>, item: T, is_less: impl Fn(&T, &T) -> bool
     }
 }
 
-/// What a chunk adds to a [`Summary`].
+/// The part of a [`Summary`] that comes from one chunk.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     readings: u64,

@@ -39,7 +39,7 @@ pub struct Tls {
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{0}")]
+    #[error("certificate or its key: {0}")]
     Read(String),
     /// The certificate file is not as it must be.
     #[error("{}: there is no certificate in PEM form (BEGIN CERTIFICATE): {reason}", path.display())]

@@ -38,7 +38,7 @@ pub(super) enum Backend {
     Remote(Arc<dyn ObjectStore>),
 }
 
-/// What to do about a folder that is missing.
+/// How to open a folder that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
     Create,
@@ -56,9 +56,13 @@ pub(super) fn open(location: &str, missing: Missing) -> Result<Backend, StoreErr
 
 /// Checks what [`open`] needs, without a change or a request.
 pub(super) fn check(location: &str) -> Result<(), StoreError> {
-    let Place::Folder(path) = locate(location)? else {
-        return Ok(());
-    };
+    match locate(location)? {
+        Place::Folder(path) => check_folder(&path),
+        Place::Memory | Place::Remote(_) => Ok(()),
+    }
+}
+
+fn check_folder(path: &FilePath) -> Result<(), StoreError> {
     // A folder that is missing is created in the nearest one that is there.
     let existing = path.ancestors().find_map(|path| {
         let path = if path.as_os_str().is_empty() {
@@ -86,7 +90,7 @@ pub fn without_secrets(location: &str) -> Cow<'_, str> {
         Some((path, _)) => (path, "?***"),
         None => (rest, ""),
     };
-    // What is no URL may have a slash in the password.
+    // A location that is no URL may have a slash in the password.
     let user = match Url::parse(location) {
         Ok(_) => path.split('/').next().unwrap_or_default().rfind('@'),
         Err(_) => path.rfind('@'),
@@ -170,6 +174,7 @@ fn with_prefix(prefix: Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
 }
 
 fn open_folder(path: &FilePath, missing: Missing) -> Result<Backend, StoreError> {
+    check_folder(path)?;
     if missing == Missing::Create {
         folder::create(path).map_err(StoreError::new)?;
     }

@@ -53,7 +53,7 @@ fn predicted(store: &Folder, arguments: &[&str], input: impl AsRef<[u8]>) -> (St
     (text(&output.stdout), summary)
 }
 
-/// What the program says where it fails. Panics if it succeeds.
+/// The program's error. Panics if it succeeds.
 fn refused(store: &Folder, arguments: &[&str], input: impl AsRef<[u8]>) -> String {
     let output = run(store, arguments, input);
     let error = text(&output.stderr);
@@ -374,9 +374,9 @@ fn a_line_that_cannot_be_read_stays_without_a_prediction_and_is_named() {
         .1;
     assert_eq!(
         problems,
-        "5\n  line 3: expected a finite number, got \"\"\n  line 4: expected 2 column(s) as in the \
+        "5\n  line 3: expected a finite number, got \"\"\n  line 4: expected 2 columns as in the \
          first line, got 1\n  line 5: expected a finite number, got \"NaN\"\n  line 6: expected 2 \
-         column(s) as in the first line, got 3\n  line 8: expected a finite number, got \"0x1\"\n"
+         columns as in the first line, got 3\n  line 8: expected a finite number, got \"0x1\"\n"
     );
 }
 
@@ -407,16 +407,24 @@ fn a_file_that_does_not_fit_the_model_is_refused_by_its_line() {
             "value\nx\ny\n",
             "none of the 2 readings can be predicted; line 2: expected a finite number",
         ),
-        ("value,b\n1,\"2\n3,4\n", ""),
+        (
+            "value\n1,5\n2,5\n",
+            "line 2: expected one column as in the first line, got 2; a number needs a decimal point",
+        ),
+        (
+            "PK\u{3}\u{4}\u{14}\0,\n1\n",
+            "line 1: this is no text but binary",
+        ),
+        // As gzip writes it.
+        ("\u{1f}\u{8}\n\0,1\n", "line 1: this is no text but"),
     ] {
-        if expected.is_empty() {
-            // A quotation mark that is never closed ends with the file.
-            assert!(predicted(&store, &[], input).1.contains("readings: 1;"));
-            continue;
-        }
-        let error = refused(&store, &[], input);
+        // A minus is standard input, too.
+        let error = refused(&store, &["-"], input);
         assert!(error.contains(expected), "{input:?}: {error}");
     }
+    // A quotation mark that is never closed ends with the file.
+    let (_, summary) = predicted(&store, &[], "value,b\n1,\"2\n3,4\n");
+    assert!(summary.contains("readings: 1;"), "{summary}");
     let endless = format!("value,b\n1,2\n3,\"{}", "x\n".repeat(1 << 20));
     let error = refused(&store, &[], endless);
     assert!(
@@ -424,7 +432,7 @@ fn a_file_that_does_not_fit_the_model_is_refused_by_its_line() {
         "{error}"
     );
     let error = refused(&store, &["no-such-file.csv"], "");
-    assert!(error.contains("no-such-file.csv: "), "{error}");
+    assert!(error.contains("cannot read no-such-file.csv: "), "{error}");
 }
 
 /// An input that comes in small pieces.
@@ -622,6 +630,12 @@ fn an_unknown_model_is_named_with_those_that_there_are() {
     );
     assert!(error.contains("cannot use the store"), "{error}");
     assert!(!missing.exists());
+    let file = empty.file("file", "");
+    let error = refused(&empty, &["--store", &file], "1\n");
+    assert!(
+        error.contains(&format!("{file} is not a folder")),
+        "{error}"
+    );
     let output = run(&store, &["--model", "a/b"], "1\n");
     assert!(text(&output.stderr).contains("a model's name must be"));
 }
