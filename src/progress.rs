@@ -13,7 +13,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How often the log says that a step still runs, where there is no terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is drawn on the terminal now. The log goes around it.
+/// The bar that the terminal shows now. The log suspends it to write.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// A bar for an input of so many bytes, if known. Hidden unless standard error is a terminal and

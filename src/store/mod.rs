@@ -423,7 +423,7 @@ impl Store {
             self.check_writable()?;
             if version > MAX_VERSION {
                 return Err(StoreError::new(format!(
-                    "versions are counted up to {MAX_VERSION}; to count anew, delete the model"
+                    "versions are counted up to {MAX_VERSION}; delete the model to count from 1 again"
                 )));
             }
             let (size, max) = (bytes.len() as u64, self.max_model_size);

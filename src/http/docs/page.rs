@@ -283,7 +283,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// What a reference refers to.
+    /// The target of a reference.
     fn resolve(&self, value: &'a Value) -> &'a Value {
         let reference = value["$ref"]
             .as_str()
@@ -379,7 +379,7 @@ fn prose(value: &Value) -> String {
     marked(text(value))
 }
 
-/// A text as HTML. What is between backticks is code.
+/// A text as HTML, with code between backticks.
 fn marked(text: &str) -> String {
     let mut html = String::new();
     for (i, part) in text.split('`').enumerate() {

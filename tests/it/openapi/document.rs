@@ -88,7 +88,7 @@ impl Document {
         assert!(errors.is_empty(), "{what}: {value}:\n{}", errors.join("\n"));
     }
 
-    /// What a reference refers to.
+    /// The target of a reference.
     pub(super) fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
         match value["$ref"].as_str() {
             Some(reference) => {

@@ -10,7 +10,7 @@ use crate::support::router::App;
 /// The most bytes that the page may have.
 const LIMIT: usize = 60_000;
 
-/// What stands between `before` and the next quote, wherever it occurs.
+/// All texts between `before` and the next quote.
 fn quoted<'a>(html: &'a str, before: &str) -> Vec<&'a str> {
     let parts = html.split(before).skip(1);
     parts.filter_map(|part| part.split('"').next()).collect()

@@ -1,4 +1,4 @@
-//! What those who run the server see of it: probes at the start, requests in the log.
+//! Probes during the start, and requests in the log.
 #![cfg(unix)]
 
 use std::net::TcpListener;
