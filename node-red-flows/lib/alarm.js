@@ -7,6 +7,8 @@
 const RISE = 0.6;
 const END = 0.2;
 
+const CLOCK_STEP = 5;
+
 /** The state of an alarm: plain data. `seconds` counts the readings of each second, so it does not grow with their rate. */
 export const newAlarm = () => ({ on: false, since: 0, seconds: [] });
 
@@ -14,19 +16,22 @@ export const newAlarm = () => ({ on: false, since: 0, seconds: [] });
  * Counts a reading, and returns whether the alarm changed.
  *
  * `rule` has `on` and `off`, in seconds, and `count`, the least number of anomalies. Where a machine has fewer readings in that
- * time, the rule looks further back: to `count` readings for the start of the alarm, and to twice as many for its end.
+ * time, the rule looks further back, until `count` anomalies are the share that raises the alarm: fewer readings would raise it by
+ * chance.
  */
 export function judge(alarm, isAnomaly, rule, now) {
   const second = Math.floor(now / 1000);
+  // After the clock of this computer was set back, nothing before counts.
+  if (alarm.seconds.at(-1)?.second > second + CLOCK_STEP) alarm.seconds = [];
   const last = alarm.seconds.at(-1);
-  // The clock of this computer may be set back.
   if (last && last.second >= second) {
     last.all += 1;
     last.bad += isAnomaly ? 1 : 0;
   } else {
     alarm.seconds.push({ second, all: 1, bad: isAnomaly ? 1 : 0 });
   }
-  const [start, end] = [readingsOf(alarm, rule.on, rule.count), readingsOf(alarm, rule.off, 2 * rule.count)];
+  const least = Math.ceil(rule.count / RISE);
+  const [start, end] = [readingsOf(alarm, rule.on, least), readingsOf(alarm, rule.off, least)];
   alarm.seconds.splice(0, alarm.seconds.length - Math.max(start.length, end.length) - 1);
 
   const before = alarm.on;

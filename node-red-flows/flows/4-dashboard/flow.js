@@ -38,8 +38,8 @@ export default {
     { name: 'ALARM_OFF', fallback: '30', text: 'seconds; the alarm ends when at most 2 of 10 readings of this time are anomalies' },
     {
       name: 'ALARM_COUNT',
-      fallback: '5',
-      text: 'least number of anomalies that raises the alarm; a machine with few readings is judged by the last so many. A model with a window has an alarm of its own, which is shown instead',
+      fallback: '9',
+      text: 'least number of anomalies that raises the alarm; a machine with few readings is judged by its last 15. A model with a window has an alarm of its own, which is shown instead',
     },
   ],
   tls: 'c3861ec4db1a70b6',

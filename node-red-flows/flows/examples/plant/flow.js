@@ -28,7 +28,7 @@ export default {
     { name: 'IFOREST_URL', fallback: 'http://localhost:5000', text: 'address of iforest-server' },
     { name: 'ALARM_ON', fallback: '15', text: 'seconds; the alarm rises when 6 of 10 readings of this time are anomalies' },
     { name: 'ALARM_OFF', fallback: '30', text: 'seconds; the alarm ends when at most 2 of 10 readings of this time are anomalies' },
-    { name: 'ALARM_COUNT', fallback: '5', text: 'least number of anomalies that raises the alarm' },
+    { name: 'ALARM_COUNT', fallback: '9', text: 'least number of anomalies that raises the alarm' },
     {
       name: 'MQTT_CLIENT_ID',
       fallback: '',
