@@ -10,9 +10,10 @@ export function findChromium() {
   return folders.flatMap((folder) => names.map((name) => join(folder, name))).find((path) => existsSync(path));
 }
 
-export function launch(executablePath) {
+/** Starts it; `options` are playwright's. */
+export function launch(executablePath, options = {}) {
   // Chromium run by root has no sandbox. The other options stop its background connections.
   const args = ['--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
   if (process.getuid?.() === 0) args.push('--no-sandbox');
-  return chromium.launch({ executablePath, args });
+  return chromium.launch({ executablePath, args, ...options });
 }

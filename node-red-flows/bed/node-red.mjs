@@ -28,9 +28,9 @@ export const local = (brokerPort, serverPort) => ({
 
 /**
  * Starts it with an empty flow, or with the flows of a file. The folder of the user and more settings can be given, as for a
- * restart.
+ * restart. `hear` gets each chunk of its log.
  */
-export async function startNodeRed(env = {}, { port, userDir = temporaryFolder('node-red'), more = {}, flows } = {}) {
+export async function startNodeRed(env = {}, { port, userDir = temporaryFolder('node-red'), more = {}, flows, hear } = {}) {
   port ??= await freePort();
   const settings = {
     uiHost: '127.0.0.1',
@@ -50,7 +50,7 @@ export async function startNodeRed(env = {}, { port, userDir = temporaryFolder('
   const flowFile = join(userDir, 'flows.json');
   if (flows || !existsSync(flowFile)) writeFileSync(flowFile, JSON.stringify(flows ?? []));
   const node = process.env.NODE_RED_NODE ? resolve(process.env.NODE_RED_NODE) : process.execPath;
-  const program = await start(node, [nodeRedScript(), '--settings', settingsFile], { ready: /^(?=[^]*Started flows)(?=[^]*Server now running)/, env });
+  const program = await start(node, [nodeRedScript(), '--settings', settingsFile], { ready: /^(?=[^]*Started flows)(?=[^]*Server now running)/, env, hear });
   const url = `http://127.0.0.1:${port}`;
 
   const debug = [];

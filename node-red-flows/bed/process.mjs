@@ -25,14 +25,29 @@ export async function freePort() {
   return port;
 }
 
-/** Starts a program and waits until its output matches `ready`. */
-export async function start(command, args, { ready, env = {}, seconds = 60 }) {
+/** A program that did not start: `why` in a few words, and what it printed. */
+export class StartError extends Error {
+  constructor(command, why, log) {
+    super(`${command} ${why}:\n${log}`);
+    Object.assign(this, { command, why, log });
+  }
+}
+
+const ending = (code, signal) => (code === null ? `was ended by ${signal}` : `ended with code ${code}`);
+
+/**
+ * Starts a program and waits until its output matches `ready`. `hear` gets each chunk of its output. The result's `ended` resolves
+ * to how it ended, in words.
+ */
+export async function start(command, args, { ready, env = {}, seconds = 60, hear }) {
   const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   running.add(child);
-  const gone = new Promise((resolve) => child.once('exit', resolve)).then(() => running.delete(child));
+  const gone = new Promise((resolve) => child.once('exit', (code, signal) => resolve(ending(code, signal))));
+  gone.then(() => running.delete(child));
   const program = {
     pid: child.pid,
     log: '',
+    ended: gone,
     async stop(signal = 'SIGTERM') {
       child.kill(signal);
       const timer = setTimeout(() => child.kill('SIGKILL'), 10_000);
@@ -42,23 +57,52 @@ export async function start(command, args, { ready, env = {}, seconds = 60 }) {
   };
   await new Promise((resolve, reject) => {
     const giveUp = (why) => {
+      clearTimeout(timer);
       child.kill('SIGKILL');
-      reject(new Error(`${command} ${why}:\n${program.log}`));
+      reject(new StartError(command, why, program.log));
     };
     const timer = setTimeout(() => giveUp(`was not ready in ${seconds} s`), seconds * 1000);
-    const hear = (chunk) => {
+    const take = (chunk) => {
       program.log += chunk;
+      hear?.(chunk);
       if (ready.test(program.log)) {
         clearTimeout(timer);
         resolve();
       }
     };
-    child.stdout.setEncoding('utf8').on('data', hear);
-    child.stderr.setEncoding('utf8').on('data', hear);
-    child.once('error', (error) => giveUp(error.message));
-    child.once('exit', (code) => giveUp(`ended with ${code}`));
+    child.stdout.setEncoding('utf8').on('data', take);
+    child.stderr.setEncoding('utf8').on('data', take);
+    child.once('error', (error) => giveUp(`cannot be started (${error.code ?? error.message})`));
+    // All that it printed arrives before "close", not before "exit".
+    child.once('close', (code, signal) => giveUp(ending(code, signal)));
   });
   return program;
+}
+
+/** Runs a program to its end, with its output on this terminal. Resolves to how it ended, or to '' where it succeeded. */
+export function run(command, args, { cwd }) {
+  // A group of its own, so that the programs which it starts end with it.
+  const isGroup = process.platform !== 'win32';
+  const child = spawn(command, args, { cwd, stdio: ['ignore', 'inherit', 'inherit'], detached: isGroup });
+  const one = {
+    kill(signal) {
+      try {
+        if (isGroup && child.pid) process.kill(-child.pid, signal);
+        else child.kill(signal);
+      } catch (error) {
+        if (error.code !== 'ESRCH') throw error;
+      }
+    },
+  };
+  running.add(one);
+  return new Promise((resolve) => {
+    const done = (how) => {
+      running.delete(one);
+      resolve(how);
+    };
+    child.once('error', (error) => done(`cannot be started (${error.code ?? error.message})`));
+    child.once('exit', (code, signal) => done(code === 0 ? '' : ending(code, signal)));
+  });
 }
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
