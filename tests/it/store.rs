@@ -202,7 +202,7 @@ fn an_invalid_store_location_is_refused_with_the_reason() {
     std::fs::write(&file, "").expect("written");
     let file = file.to_str().expect("a path in UTF-8");
     for (location, expected) in [
-        (file, "exists"),
+        (file, "is not a folder"),
         ("ftp://host/path", "a store is a folder, memory:, s3://"),
         ("s3:bucket/path", "a store is a folder, memory:, s3://"),
         (

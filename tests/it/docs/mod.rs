@@ -27,6 +27,14 @@ const UNCHECKED: &[(&str, &str)] = &[
         "the README's test command runs it from the top folder",
     ),
     (
+        "npm pack",
+        "node-red-flows/test/nodes.test.mjs packs and installs the package",
+    ),
+    (
+        "npm install --prefix ~/.node-red ./iforest-server-node-red-contrib-iforest-*.tgz",
+        "node-red-flows/test/nodes.test.mjs packs and installs the package",
+    ),
+    (
         "npm run demo",
         "serves until it is stopped; the tests of the flows start its parts",
     ),
