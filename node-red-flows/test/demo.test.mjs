@@ -206,7 +206,7 @@ describe('the demo', () => {
     test("cargo's lines come as it prints them, and Ctrl+C ends the build", async () => {
       const run = demo([], withCargo('echo "   Compiling the first" >&2; sleep 600 & wait'));
       await until(() => run.err.includes('Compiling the first'), "cargo's line");
-      if (seesProcesses) assert.ok(run.programs().some(({ command }) => command.startsWith('sleep')));
+      if (seesProcesses) await until(() => run.programs().some(({ command }) => command.startsWith('sleep')), 'a program of cargo');
       run.child.kill('SIGINT');
       assert.equal((await run.ended).code, 0);
       await until(() => run.programs().length === 0, 'all to end');

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { appendFileSync, cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { client, hasMosquitto, startMosquittoWith } from '../bed/brokers.mjs';
 import { local, nodeNamed, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
-import { freePort, until } from '../bed/process.mjs';
+import { freePort, temporaryFolder, until } from '../bed/process.mjs';
 import { notRun } from '../bed/report.mjs';
-import { startServer } from '../bed/server.mjs';
+import { serverBinary, startServer } from '../bed/server.mjs';
 
 const flow = readFlow('2-mqtt-bridge.json');
 const PREDICTIONS = 'hivemq-edge/machine/s71500/anomaly';
@@ -77,5 +81,66 @@ if (!hasMosquitto) {
       t.diagnostic(`shared ${shares.join(' and ')}; ${inversions} of 400 predictions out of order`);
       await us.endAsync(true);
     });
+  });
+  // What the README shows, on free ports of this machine: nothing else is changed.
+  test('the commands of the README work as written', { skip: process.platform === 'win32' }, async () => {
+    const folder = fileURLToPath(new URL('..', import.meta.url));
+    const section = readFileSync(join(folder, 'README.md'), 'utf8').split('\n### Without Edge and Cloud\n')[1].split('\n## ')[0];
+    const commands = section.split(/\n\n/).filter((block) => block.startsWith('    ')).map((block) => block.replaceAll(/^ {4}/gm, ''));
+    assert.equal(commands.length, 6, commands.join('\n'));
+
+    const root = temporaryFolder('readme');
+    const cwd = join(root, 'node-red-flows');
+    const [server, edge, cloud, editor] = [await freePort(), await freePort(), await freePort(), await freePort()];
+    const moved = (text) => text.replaceAll(/\b188[45]\b/g, (port) => (port === '1884' ? edge : cloud));
+    mkdirSync(join(root, 'target', 'release'), { recursive: true });
+    symlinkSync(serverBinary(), join(root, 'target', 'release', 'iforest-server'));
+    mkdirSync(join(cwd, 'edge'), { recursive: true });
+    for (const name of ['2-mqtt-bridge.json', 'package.json']) cpSync(join(folder, name), join(cwd, name));
+    symlinkSync(join(folder, 'node_modules'), join(cwd, 'node_modules'));
+    for (const name of ['edge/mosquitto-cloud.conf', 'edge/mosquitto-edge.conf']) {
+      writeFileSync(join(cwd, name), moved(readFileSync(join(folder, name), 'utf8')));
+      // Started as root, mosquitto switches to a user who cannot read this folder.
+      if (process.getuid?.() === 0) appendFileSync(join(cwd, name), 'user root\n');
+    }
+
+    const terminals = [];
+    /** Runs a command like a terminal of its own, whose programs can all be ended together. */
+    const type = (text) => {
+      const env = { ...process.env, IFOREST_URL: `http://localhost:${server}`, TMPDIR: root };
+      env.PATH = [process.env.PATH, '/usr/sbin', '/usr/local/sbin'].join(delimiter);
+      const child = spawn('sh', ['-c', text], { cwd, env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+      const terminal = { child, text, log: '', gone: new Promise((resolve) => child.once('close', resolve)) };
+      child.stdout.setEncoding('utf8').on('data', (chunk) => (terminal.log += chunk));
+      child.stderr.setEncoding('utf8').on('data', (chunk) => (terminal.log += chunk));
+      terminals.push(terminal);
+      return terminal;
+    };
+    const says = (terminal, expected) => until(() => expected.test(terminal.log), () => `${expected} from: ${terminal.text}\n${terminal.log}`, 60);
+    try {
+      const [startsServer, startsCloud, startsEdge, startsNodeRed, listens, publishes] = commands;
+      await says(type(`${startsServer} --port ${server}`), /listening on/);
+      await says(type(startsCloud), /mosquitto version \S+ running/);
+      await says(type(startsEdge), /mosquitto version \S+ running/);
+      await says(type(moved(startsNodeRed).replace('uiHost=127.0.0.1', `uiHost=127.0.0.1 -D uiPort=${editor}`)), /Connected to broker/);
+      const listener = type(moved(listens));
+      // It says nothing when it is connected, so the reading is published until its predictions are there.
+      await until(
+        async () => {
+          await type(moved(publishes)).gone;
+          return listener.log.includes('anomaly/flag');
+        },
+        () => `the predictions: ${terminals.map(({ text, log }) => `${text}\n${log}`).join('\n')}`,
+        60,
+      );
+      assert.match(listener.log, /^hivemq-edge\/machine\/s71500\/anomaly Anomaly Detected$/m);
+      assert.match(listener.log, /^hivemq-edge\/machine\/s71500\/anomaly\/json \{.*"input_value":9\b.*\}$/m);
+      assert.match(listener.log, /^hivemq-edge\/machine\/s71500\/anomaly\/flag \{"value":true\}$/m);
+    } finally {
+      for (const { child, gone } of terminals.reverse()) {
+        if (child.exitCode === null && child.signalCode === null) process.kill(-child.pid, 'SIGINT');
+        await gone;
+      }
+    }
   });
 }
