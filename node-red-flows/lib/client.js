@@ -5,9 +5,12 @@ import https from 'node:https';
 // More than a training on the most readings takes.
 const LONGEST_BODY = 64 * 1024 * 1024;
 
-/** Creates a client. `tls` are Node.js' options of a TLS connection. */
+/** Creates a client; throws where the address cannot be one of the server. `tls` are Node.js' options of a TLS connection. */
 export function createClient({ url, key, tls = {} }) {
   const base = new URL(url);
+  if (!/^https?:$/.test(base.protocol)) throw new Error('must begin with http:// or https://');
+  // The requests name their models themselves.
+  if (/\/models\//.test(base.pathname)) throw new Error('must not name a model');
   const module = base.protocol === 'https:' ? https : http;
   const agent = new module.Agent({ keepAlive: true, maxSockets: 4, ...tls });
   const authorization = key ? { authorization: `Bearer ${key}` } : {};

@@ -7,8 +7,8 @@ const HISTORY = 240;
 /** Worst first. */
 export const ORDER = ['alarm', 'unknown', 'none', 'no model', 'learning', 'warming', 'anomaly', 'normal'];
 
-/** The state of all machines: plain data. */
-export const newFleet = (now) => ({ since: now, machines: {}, refused: 0, open: {} });
+/** The state of all machines: plain data. An object without a prototype has no machine called constructor. */
+export const newFleet = (now) => ({ since: now, machines: Object.create(null), refused: 0, open: Object.create(null) });
 
 /** A machine by its name; undefined beyond the greatest number of machines. */
 function machine(fleet, name) {
@@ -42,7 +42,8 @@ export function predicted(fleet, name, prediction, rule, now) {
     return null;
   }
   one.total += 1;
-  one.problem = null;
+  // The problem is newer than the predictions that were on their way.
+  if (one.problem && !(prediction.timestamp < one.problem.timestamp)) one.problem = null;
   one.last = { value: prediction.input_value, verdict: prediction.prediction, score: prediction.anomaly_score };
   add(one.trend, { value: prediction.input_value, score: prediction.anomaly_score }, now);
   if (prediction.anomaly_score === null) return null;
@@ -58,9 +59,9 @@ export function predicted(fleet, name, prediction, rule, now) {
 }
 
 /** Takes a reading that is not judged: `{ state, reason }` of iforest-predict. */
-export function notJudged(fleet, name, { state, reason }) {
+export function notJudged(fleet, name, { state, reason, timestamp }) {
   const one = machine(fleet, name);
-  if (one) one.problem = state === 'known' ? null : { state, reason };
+  if (one) one.problem = state === 'known' ? null : { state, reason, timestamp };
 }
 
 /** Takes progress or the result of a training, of iforest-train. */

@@ -8,11 +8,12 @@
 
 const PROGRESS_EVERY = 2_000;
 const RETRY_AFTER = 10_000;
+const LONGEST_TRAINING = 120_000;
 /** Names of machines come from outside, so there is a bound on them. */
 const MOST = 2_000;
 
-/** The state of all machines: plain data. */
-export const newLearner = () => ({ machines: {} });
+/** The state of all machines: plain data. An object without a prototype has no machine called constructor. */
+export const newLearner = () => ({ machines: Object.create(null) });
 
 const nothing = () => ({ trainings: [], messages: [] });
 const say = (model, payload) => ({ trainings: [], messages: [{ model, payload }] });
@@ -51,13 +52,28 @@ export function learn(learner, model, action, settings, now) {
   const result = (reason) => say(model, { retrained: false, why: 'from scratch', reason });
   if (action === 'stop') {
     if (!one.learning) return result('learning from scratch is not running');
+    // A response that never came, as after a deployment, must not keep the machine in this state.
+    const { state, retryAt, sentAt } = one.learning;
+    if (state === 'sending' && retryAt === 0 && now - sentAt < LONGEST_TRAINING)
+      return result('the training is running and cannot be stopped any more');
     const { length } = one.learning.samples;
     one.learning = null;
     return result(`learning from scratch was stopped after ${length} readings`);
   }
   if (one.learning) return result('learning from scratch is already running');
+  if (learner.machines[model] !== one) return result(`there are ${MOST} machines already; deploy again to forget those that are gone`);
   const until = now + settings.minutes * 60_000;
-  one.learning = { state: 'collecting', samples: [], shape: '', leftOut: 0, of: settings.scratch, until, publishedAt: now, retryAt: 0 };
+  one.learning = {
+    state: 'collecting',
+    samples: [],
+    shape: '',
+    leftOut: 0,
+    of: settings.scratch,
+    until,
+    publishedAt: now,
+    retryAt: 0,
+    sentAt: 0,
+  };
   return say(model, progress(one.learning, now));
 }
 
@@ -116,7 +132,7 @@ export function tick(learner, settings, now) {
     const { learning } = one;
     let next = null;
     if (learning?.state === 'collecting' && now >= learning.until) next = finish(one, model, settings, now);
-    else if (learning?.state === 'sending' && learning.retryAt > 0 && now >= learning.retryAt) next = send(learning, model);
+    else if (learning?.state === 'sending' && learning.retryAt > 0 && now >= learning.retryAt) next = send(learning, model, now);
     else if (learning?.state === 'collecting' && now - learning.publishedAt >= PROGRESS_EVERY) {
       learning.publishedAt = now;
       next = say(model, progress(learning, now));
@@ -156,10 +172,10 @@ function finish(one, model, settings, now) {
     return say(model, { retrained: false, why: 'from scratch', reason });
   }
   learning.state = 'sending';
-  return { trainings: send(learning, model).trainings, messages: [{ model, payload: progress(learning, now) }] };
+  return { trainings: send(learning, model, now).trainings, messages: [{ model, payload: progress(learning, now) }] };
 }
 
-function send(learning, model) {
-  learning.retryAt = 0;
+function send(learning, model, now) {
+  Object.assign(learning, { retryAt: 0, sentAt: now });
   return { trainings: [{ model, why: 'from scratch', scratch: true, samples: learning.samples }], messages: [] };
 }

@@ -5,11 +5,17 @@ import { difference, newClock, observe } from './clock.js';
 /** Readings of so many machines have clocks of their own; those of more are taken to be right. */
 const MOST_CLOCKS = 10_000;
 const MOST_NAMED = 3;
+const WARN_EVERY = 60_000;
 
 const NO_RESPONSE = 30_000;
 const LONGEST_PAUSE = 30_000;
 /** Codes of errors that are not the fault of a reading. */
 const LATER = ['busy', 'not_ready', 'store_failed', 'internal'];
+
+// Names come from outside, and an object without a prototype has no entry called constructor.
+const byName = (entries = []) => entries.reduce((all, [name, value]) => Object.assign(all, { [name]: value }), Object.create(null));
+
+const newMachineClock = () => ({ ...newClock(), differs: 0, late: 0, warnedAt: {} });
 
 /** An empty queue: plain data, so that a context store can keep it over a restart. */
 export function newQueue(now) {
@@ -26,7 +32,8 @@ export function newQueue(now) {
     skipped: 0,
     dropped: 0,
     predicted: 0,
-    clocks: {},
+    paused: byName(),
+    clocks: byName(),
   };
 }
 
@@ -40,6 +47,9 @@ export function resumeQueue(q, now) {
     id: Math.max(q.id + 1, now),
     connected: true,
     retryAt: 0,
+    paused: byName(),
+    // Those that an earlier release stored have fewer fields.
+    clocks: byName(Object.entries(q.clocks ?? {}).map(([name, clock]) => [name, { ...newMachineClock(), ...clock }])),
   };
 }
 
@@ -72,10 +82,9 @@ export function step(q, event, settings, now) {
   }
 
   let request = null;
-  if (q.connected && q.batch.length === 0 && q.waiting.length > 0 && now >= q.retryAt) {
-    // A reading counts once per feature, so that no request becomes too large for the server.
-    const features = Object.keys(Object(q.waiting[0].value)).length || 1;
-    q.batch = q.waiting.splice(0, Math.max(1, Math.floor(settings.batch / features)));
+  const isFree = q.batch.length === 0;
+  if (q.connected && q.batch.length === 0 && q.waiting.length > 0 && isDue(q.retryAt, now)) takeBatch(q, settings.batch, now);
+  if (isFree && q.batch.length > 0) {
     q.id += 1;
     q.sentAt = now;
     request = { id: q.id, readings: q.batch };
@@ -84,7 +93,7 @@ export function step(q, event, settings, now) {
     q.dropped = 0;
   }
 
-  q.predicted += predictions.length;
+  q.predicted += predictions.filter(({ prediction }) => !prediction.error).length;
   markLate(q, predictions, settings.maxAge, now, warnings);
   return { request, predictions, reports, warnings };
 }
@@ -94,6 +103,8 @@ export function describe(q) {
   let state = { fill: 'green', shape: 'dot', text: `${q.predicted} predicted` };
   if (q.missing) state = { fill: 'yellow', shape: 'ring', text: `no model ${q.missing} yet, ${q.skipped} skipped` };
   if (!q.connected) state = { fill: 'red', shape: 'ring', text: 'broker down' };
+  const problem = problemOf(q);
+  if (problem) state = { fill: 'yellow', shape: 'ring', text: `not predicted now: ${problem}` };
   if (q.problem) state = { fill: 'red', shape: 'ring', text: `server down: ${q.problem}` };
   state.text += `, ${q.waiting.length + q.batch.length} waiting`;
   if (q.dropped) state.text += `, ${q.dropped} dropped`;
@@ -119,6 +130,7 @@ function settle(q, outcome, now, { predictions, reports, warnings }) {
     q.skipped += q.batch.length;
     q.batch = [];
   } else if (outcome.refused !== undefined) {
+    answered(q, warnings);
     hasModel(q, warnings);
     // Removes the refused reading only, so that the others are sent again.
     requeue(q);
@@ -127,18 +139,68 @@ function settle(q, outcome, now, { predictions, reports, warnings }) {
   } else if (!q.connected) {
     requeue(q);
   } else {
-    // A reading that the server cannot answer now is sent again; so are the later ones of its model, which fails for all alike.
-    const later = outcome.predictions.filter(({ code }) => LATER.includes(code));
-    const isLater = (_, i) => LATER.includes(outcome.predictions[i].code);
+    const later = byName();
+    const kept = [];
     outcome.predictions.forEach((prediction, i) => {
-      if (!LATER.includes(prediction.code)) predictions.push({ prediction, reading: q.batch[i] });
+      const reading = q.batch[i];
+      if (LATER.includes(prediction.code)) {
+        later[reading.model ?? ''] ??= prediction.error;
+        kept.push(reading);
+      } else predictions.push({ prediction, reading });
     });
-    q.batch = q.batch.filter(isLater);
-    if (later.length > 0) failed(q, later[0].error, now, warnings);
-    else answered(q, warnings);
+    pause(q, later, now, warnings);
+    q.waiting = kept.concat(q.waiting);
+    q.batch = [];
     hasModel(q, warnings);
   }
 }
+
+/** Takes the next readings. One counts once per feature, so that no request becomes too large for the server. */
+function takeBatch(q, most, now) {
+  const left = [];
+  let values = 0;
+  let i = 0;
+  for (; i < q.waiting.length; i += 1) {
+    const reading = q.waiting[i];
+    const pause = q.paused[reading.model ?? ''];
+    if (pause && !isDue(pause.retryAt, now)) {
+      left.push(reading);
+      continue;
+    }
+    values += Object.keys(Object(reading.value)).length || 1;
+    if (values > most && q.batch.length > 0) break;
+    q.batch.push(reading);
+  }
+  q.waiting = left.concat(q.waiting.slice(i));
+}
+
+// A later time than the longest pause is of a clock that was set back.
+const isDue = (retryAt, now) => now >= retryAt || retryAt - now > LONGEST_PAUSE;
+
+/**
+ * Lets the models wait that the server cannot ask now, `later` with the error of each, and no others: all readings of such a model
+ * are sent again, in their order.
+ */
+function pause(q, later, now, warnings) {
+  const wasFailing = q.tries > 0 || problemOf(q) !== '';
+  for (const { model = '' } of q.batch) if (!(model in later)) delete q.paused[model];
+  for (const [model, reason] of Object.entries(later)) {
+    const tries = (q.paused[model]?.tries ?? 0) + 1;
+    q.paused[model] = { tries, retryAt: retryAfter(tries, now), reason };
+  }
+  Object.assign(q, { tries: 0, problem: '' });
+  const problem = problemOf(q);
+  if (problem && !wasFailing) warnings.push(`requests to the server fail: ${problem}`);
+  if (!problem && wasFailing) warnings.push('requests to the server succeed again');
+}
+
+/** Which models the server cannot ask now, and why; or ''. */
+function problemOf({ paused }) {
+  const models = Object.keys(paused);
+  return models.length > 0 ? named(models) + paused[models[0]].reason : '';
+}
+
+const retryAfter = (tries, now) => now + Math.min(LONGEST_PAUSE, 250 * 2 ** Math.min(tries, 10));
 
 function requeue(q) {
   q.waiting = q.batch.concat(q.waiting);
@@ -150,7 +212,7 @@ function failed(q, reason, now, warnings) {
   if (q.tries === 0) warnings.push(`requests to the server fail: ${reason}`);
   q.problem = reason;
   q.tries += 1;
-  q.retryAt = now + Math.min(LONGEST_PAUSE, 250 * 2 ** Math.min(q.tries, 10));
+  q.retryAt = retryAfter(q.tries, now);
 }
 
 function answered(q, warnings) {
@@ -169,11 +231,17 @@ function hasModel(q, warnings) {
 function clockOf(q, { model = '' }) {
   const known = q.clocks[model];
   if (known || Object.keys(q.clocks).length >= MOST_CLOCKS) return known;
-  return (q.clocks[model] = { ...newClock(), differs: 0, late: 0 });
+  return (q.clocks[model] = newMachineClock());
 }
 
 function markLate(q, predictions, maxAge, now, warnings) {
   const changed = { differ: [], agree: [], late: [], current: [] };
+  // A machine whose readings are about as old as the limit changes with each of them.
+  const change = (clock, what, name) => {
+    if (now - (clock.warnedAt[what] ?? 0) < WARN_EVERY) return;
+    clock.warnedAt[what] = now;
+    changed[what].push(name);
+  };
   let counted = 0;
   for (const one of predictions) {
     const name = one.reading.model ?? '';
@@ -181,13 +249,13 @@ function markLate(q, predictions, maxAge, now, warnings) {
     const differs = clock ? difference(clock, maxAge) : 0;
     one.late = now - one.reading.timestamp - differs > maxAge;
     if (!clock) continue;
-    if ((differs !== 0) !== (clock.differs !== 0)) changed[differs ? 'differ' : 'agree'].push(name);
+    if ((differs !== 0) !== (clock.differs !== 0)) change(clock, differs ? 'differ' : 'agree', name);
     clock.differs = differs;
     if (one.late) {
-      if (clock.late === 0) changed.late.push(name);
+      if (clock.late === 0) change(clock, 'late', name);
       clock.late += 1;
     } else if (clock.late > 0) {
-      changed.current.push(name);
+      change(clock, 'current', name);
       counted += clock.late;
       clock.late = 0;
     }

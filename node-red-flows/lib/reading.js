@@ -55,7 +55,7 @@ export function readPayload(payload, now) {
   const time = isObject ? timeFrom(sent.timestamp) : NaN;
   const timestamp = Number.isFinite(time) ? time : now;
   const bad = isObject ? badQuality(sent) : null;
-  if (bad) return { unknown: `quality ${bad}`, timestamp };
+  if (bad) return { unknown: `quality ${bad.slice(0, 60)}`, timestamp };
   if (isObject && sent.value === null) return { unknown: 'the tag has no value', timestamp };
   const value = valueFrom(isObject ? sent.value : sent);
   if (value === null) return { refused: `not a finite number: ${excerpt(payload)}` };

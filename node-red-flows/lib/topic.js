@@ -1,6 +1,6 @@
 // Names of machines in MQTT topics.
+import { isName } from './name.js';
 
-const NAME = /^[A-Za-z0-9._-]{1,128}$/;
 const levels = (filter) => filter.replace(/^\$share\/[^/]+\//, '').split('/');
 
 /**
@@ -12,7 +12,7 @@ export function machineOf(filter, topic) {
   const given = topic.split('/');
   if (wanted.length !== given.length || !wanted.every((level, i) => level === '+' || level === given[i])) return null;
   const name = given.filter((_, i) => wanted[i] === '+').join('-');
-  return NAME.test(name) && name !== '.' && name !== '..' ? name : null;
+  return isName(name) ? name : null;
 }
 
 /** The topic for the answer to a reading: `pattern` with what the `+` of the filter stand for in the topic of the reading. */

@@ -9,8 +9,9 @@ function register(RED) {
     if (tlsNode) tlsNode.addTLSOptions(tls);
     try {
       this.client = createClient({ url: config.url || 'http://localhost:5000', key: this.credentials?.key, tls });
-    } catch {
-      this.error(`the address of iforest-server must be like http://localhost:5000, got ${config.url}`);
+    } catch (error) {
+      const detail = error.code === 'ERR_INVALID_URL' ? '' : ` and ${error.message}`;
+      this.error(`the address of iforest-server must be like http://localhost:5000${detail}, got ${config.url}`);
     }
     this.on('close', () => this.client?.close());
   }

@@ -1,4 +1,5 @@
 import * as learner from '../lib/learner.js';
+import { badName, isName } from '../lib/name.js';
 import { readPayload } from '../lib/reading.js';
 import { trainingBody } from '../lib/training.js';
 
@@ -22,6 +23,7 @@ function register(RED) {
     const waiting = [];
     let isTraining = false;
     let last = '';
+    let shown = '';
     let isClosed = false;
 
     const carryOut = ({ trainings, messages }) => {
@@ -32,7 +34,7 @@ function register(RED) {
         this.send({ model, payload: result });
       }
       waiting.push(...trainings);
-      if (!isTraining) trainNext();
+      if (!isTraining) trainNext().catch((error) => this.error(error));
     };
 
     const trainNext = async () => {
@@ -42,13 +44,16 @@ function register(RED) {
       const { model, why, scratch, samples } = training;
       const outcome = { why, scratch };
       try {
-        if (!server?.client) throw new Error('the node has no server');
+        if (!server?.client) throw new Error('the node has no server, or one whose address is wrong');
         const { status, body } = await server.client.post(
           `/models/${encodeURIComponent(model)}/retrain`,
           trainingBody(samples, config),
           TIMEOUT,
         );
-        Object.assign(outcome, { ok: status === 200, body, reason: String(body?.error ?? `status ${status}`), again: status >= 500 });
+        // A proxy may answer in place of the server.
+        const ok = status === 200 && Number.isInteger(body?.samples_used);
+        const reason = String(body?.error ?? (status === 200 ? 'the response is not of iforest-server' : `status ${status}`));
+        Object.assign(outcome, { ok, body, reason, again: status === 200 || status >= 500 });
       } catch (error) {
         Object.assign(outcome, { reason: error.message, again: true });
       }
@@ -58,16 +63,24 @@ function register(RED) {
 
     this.on('input', (msg, send, done) => {
       const now = Date.now();
-      const model = config.model || msg.model || 'default';
-      const models = model === '*' ? Object.keys(state.machines) : [model];
+      // A retained reading may be days old, and a retained command would be carried out at each reconnection.
+      if (msg.retain) return done();
+      const model = String(config.model || (msg.model ?? '')) || 'default';
+      const isCommand = Boolean(msg.learn || msg.retrain);
+      const isAll = isCommand && model === '*';
+      if (!isAll && !isName(model)) return done(isCommand ? new Error(badName(model)) : undefined);
+      const models = isAll ? Object.keys(state.machines) : [model];
+      if (models.length === 0) return done(new Error('no machine has sent a reading yet, so * means none'));
+
       if (msg.learn) {
-        for (const one of models) carryOut(learner.learn(state, one, msg.learn === 'stop' ? 'stop' : 'start', settings, now));
+        const action = String(msg.learn).trim().toLowerCase();
+        if (action !== 'start' && action !== 'stop') return done(new Error(`learn must be start or stop, got ${action.slice(0, 60)}`));
+        for (const one of models) carryOut(learner.learn(state, one, action, settings, now));
       } else if (msg.retrain) {
         for (const one of models) carryOut(learner.retrain(state, one, String(msg.retrain), settings));
       } else if (msg.payload && 'prediction' in Object(msg.payload)) {
         if (Number.isFinite(msg.payload.anomaly_score)) learner.observe(state, model, { verdict: msg.payload.prediction }, settings, now);
-      } else if (!msg.retain) {
-        // A retained reading may be days old.
+      } else {
         const { reading } = readPayload(msg.payload, now);
         carryOut(learner.observe(state, model, { value: reading ? reading.value : null }, settings, now));
       }
@@ -78,7 +91,8 @@ function register(RED) {
       carryOut(learner.tick(state, settings, Date.now()));
       const learning = Object.values(state.machines).filter((one) => one.learning).length;
       const text = learning > 0 ? `learning ${learning} of ${Object.keys(state.machines).length} machines` : last;
-      this.status(text ? { fill: learning > 0 ? 'blue' : 'grey', shape: 'dot', text } : {});
+      if (text !== shown) this.status(text ? { fill: learning > 0 ? 'blue' : 'grey', shape: 'dot', text } : {});
+      shown = text;
     }, TICK);
     this.on('close', () => {
       isClosed = true;

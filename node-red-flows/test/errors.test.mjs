@@ -3,7 +3,7 @@ import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
 import { aedes, client } from '../bed/brokers.mjs';
 import { startFakeServer } from '../bed/fake-server.mjs';
 import { local, readFlow, startNodeRed, withSettings } from '../bed/node-red.mjs';
-import { freePort, until } from '../bed/process.mjs';
+import { freePort, sleep, until } from '../bed/process.mjs';
 import { startServer } from '../bed/server.mjs';
 
 const bridge = readFlow('2-mqtt-bridge.json');
@@ -87,6 +87,17 @@ describe('the bridge', () => {
     await until(() => values().length === 3, 'the predictions');
     assert.deepEqual(values(), [1, 2, 4]);
     await until(() => reports().includes('refused by the server: some other wording'), () => `the report, have ${reports()}`);
+  });
+
+  // A model that was trained on other features refuses every reading, fifty times a second.
+  test('reports ten refused readings a minute, and loses no other', async () => {
+    await deploy();
+    respond = ({ values: sent }) => (sent.some((value) => value < 1000) ? refusal(sent.findIndex((value) => value < 1000)) : predictions(sent));
+    for (let i = 0; i < 100; i += 1) await send(i % 10 === 9 ? 1000 + i : i);
+    await until(() => values().length === 10, () => `the predictions, have ${values()}`);
+    assert.deepEqual(values(), Array.from({ length: 10 }, (_, i) => 1009 + 10 * i));
+    await sleep(300);
+    assert.equal(reports().filter((text) => text.startsWith('refused by the server: ')).length, 10);
   });
 
   test('recognizes a missing model by its code and names it after its URL', async () => {

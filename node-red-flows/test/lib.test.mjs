@@ -3,8 +3,10 @@ import { describe, test } from 'node:test';
 import { judge, newAlarm } from '../lib/alarm.js';
 import { difference, newClock, observe } from '../lib/clock.js';
 import { count, newCounter } from '../lib/counter.js';
+import * as fleet from '../lib/fleet.js';
 import { scale } from '../lib/gauge.js';
-import { newQueue, resumeQueue, step } from '../lib/queue.js';
+import * as learner from '../lib/learner.js';
+import { describe as describeQueue, newQueue, resumeQueue, step } from '../lib/queue.js';
 import { readPayload } from '../lib/reading.js';
 import { add, isFresh, newTrend, next } from '../lib/trend.js';
 
@@ -77,6 +79,9 @@ test('the counter reports the first event and one line a minute', () => {
   const lines = Array.from({ length: 1000 }, (_, i) => count(counter, `line ${i}`, NOW + 150 * i)).filter(Boolean);
   assert.deepEqual(lines, ['line 0', 'line 400 (and 399 more since the last report)', 'line 800 (and 399 more since the last report)']);
   assert.equal(counter.total, 1000);
+  const few = newCounter();
+  const first = Array.from({ length: 1000 }, (_, i) => count(few, `line ${i}`, NOW + 100 * i, 3)).filter(Boolean);
+  assert.deepEqual(first, ['line 0', 'line 1', 'line 2', 'line 600 (and 597 more since the last report)', 'line 601', 'line 602']);
 });
 
 describe('the queue', () => {
@@ -110,7 +115,15 @@ describe('the queue', () => {
     step(q, reading(1), settings, NOW);
     step(q, reading(2), settings, NOW);
     const stored = JSON.parse(JSON.stringify(q));
-    assert.deepEqual(values(step(resumeQueue(stored, NOW), {}, settings, NOW)), [1, 2]);
+    // An earlier release stored clocks of fewer fields, or none.
+    stored.clocks = { 'press-1': { seconds: [] } };
+    for (const { clocks, ...rest } of [stored, { ...stored, clocks: undefined }]) {
+      const resumed = resumeQueue({ ...rest, clocks }, NOW);
+      step(resumed, { reading: { model: 'press-1', value: 3, timestamp: NOW - 8000, arrived: NOW } }, { ...settings, batch: 1 }, NOW);
+      const again = step(resumed, { outcome: { id: resumed.id, predictions: [normal] } }, settings, NOW);
+      assert.deepEqual(values(again), [2, 3]);
+      assert.match(step(resumed, { outcome: { id: resumed.id, predictions: [normal, normal] } }, settings, NOW).warnings[0], /^press-1: readings are older/);
+    }
   });
 
   test('sends readings again that the server cannot answer now, and only those', () => {
@@ -124,6 +137,96 @@ describe('the queue', () => {
     assert.deepEqual(after.predictions.map(({ reading: { value } }) => value), [1, 3]);
     assert.deepEqual([after.request, after.warnings], [null, ['requests to the server fail: wait']]);
     assert.deepEqual(values(step(q, {}, settings, NOW + 1000)), [2]);
+  });
+
+  // A damaged model of one machine must not hold up the others, up to the limit of the queue.
+  test('lets only the model wait that the server cannot ask, and sends its readings in their order later', () => {
+    const q = newQueue(NOW);
+    const wide = { ...settings, limit: 10_000 };
+    const of = (model, value) => ({ reading: { model, value, timestamp: NOW, arrived: NOW } });
+    const lost = { error: 'the store cannot be reached', code: 'store_failed' };
+    const done = [];
+    const warnings = [];
+    let isBroken = true;
+    let { request } = step(q, of('a', 0), wide, NOW);
+    // Ten readings of each of two machines in a second, and a response within a tenth of it.
+    for (let i = 1; i < 400; i += 1) {
+      const now = NOW + 100 * i;
+      isBroken = i < 300;
+      const predictions = request?.readings.map(({ model }) => (model === 'a' && isBroken ? lost : normal));
+      for (const event of [request ? { outcome: { id: request.id, predictions } } : {}, of('a', i), of('b', i)]) {
+        const after = step(q, event, wide, now);
+        if (event.outcome || after.request) request = after.request;
+        done.push(...after.predictions.map(({ reading: { model, value } }) => [model, value]));
+        warnings.push(...after.warnings);
+      }
+      if (i === 299) {
+        assert.ok(done.length > 290 && done.every(([model]) => model === 'b'), `${done.length} of b are predicted`);
+        assert.match(describeQueue(q).text, /^not predicted now: a: the store cannot be reached, /);
+      }
+    }
+    for (const model of ['a', 'b']) {
+      const values = done.filter(([one]) => one === model).map(([, value]) => value);
+      assert.deepEqual(values, Array.from({ length: values.length }, (_, i) => i + (model === 'a' ? 0 : 1)), model);
+    }
+    assert.deepEqual(warnings.filter((text) => text.startsWith('requests')), [
+      'requests to the server fail: a: the store cannot be reached',
+      'requests to the server succeed again',
+    ]);
+    assert.deepEqual(Object.keys(q.paused), []);
+  });
+
+  // 500 readings with 1,024 features each are more than the server accepts, and would be sent for ever.
+  test('counts the features of each reading, whatever the first one has', () => {
+    const q = newQueue(NOW);
+    const { request } = step(q, reading(0), settings, NOW);
+    for (const value of [1, [1, 2], { a: 1, b: 2 }, [1, 2, 3, 4, 5], 6]) step(q, reading(value), settings, NOW);
+    const sizes = [];
+    for (let next = request; next; ) {
+      sizes.push(next.readings.length);
+      next = step(q, { outcome: { id: next.id, predictions: next.readings.map(() => normal) } }, settings, NOW).request;
+    }
+    assert.deepEqual(sizes, [1, 2, 1, 1, 1]);
+  });
+
+  test('takes any name of a machine, also those that objects have already', () => {
+    const names = ['constructor', '__proto__', 'toString'];
+    let q = newQueue(NOW);
+    for (const stored of [false, true]) {
+      if (stored) q = resumeQueue(JSON.parse(JSON.stringify(q)), NOW);
+      let { request } = step(q, reading(0), settings, NOW);
+      for (const model of names) step(q, { reading: { model, value: 1, timestamp: NOW, arrived: NOW } }, settings, NOW);
+      const asked = [];
+      while (request) {
+        asked.push(...request.readings.map(({ model }) => model));
+        ({ request } = step(q, { outcome: { id: request.id, predictions: request.readings.map(() => normal) } }, settings, NOW));
+      }
+      assert.deepEqual(asked.filter(Boolean), names);
+    }
+  });
+
+  test('counts as predicted what is predicted', () => {
+    const q = newQueue(NOW);
+    const { request } = step(q, reading(0), settings, NOW);
+    step(q, { outcome: { id: request.id, predictions: [{ error: 'there is no model press-1', code: 'no_model' }] } }, settings, NOW);
+    assert.equal(describeQueue(q).text, '0 predicted, 0 waiting');
+  });
+
+  test('asks again soon where the clock was set back meanwhile', () => {
+    const q = newQueue(NOW);
+    const { request } = step(q, reading(1), settings, NOW);
+    assert.equal(step(q, { outcome: { id: request.id, failed: 'down' } }, settings, NOW).request, null);
+    assert.deepEqual(values(step(q, {}, settings, NOW - 3_600_000)), [1]);
+  });
+
+  test('says that the server is up again also where it refuses a reading', () => {
+    const q = newQueue(NOW);
+    const { request } = step(q, reading(1), settings, NOW);
+    step(q, { outcome: { id: request.id, failed: 'down' } }, settings, NOW);
+    const again = step(q, {}, settings, NOW + 1000);
+    const { warnings } = step(q, { outcome: { id: again.request.id, refused: 0, reason: 'no' } }, settings, NOW + 1000);
+    assert.deepEqual(warnings, ['requests to the server succeed again']);
+    assert.equal(describeQueue(q).text, '0 predicted, 0 waiting');
   });
 
   test('knows the clock of each machine, and names in one line those that changed', () => {
@@ -167,7 +270,53 @@ describe('the queue', () => {
     assert.deepEqual(late.warnings, ['readings are older than 5 s: only their whole prediction is published, marked late']);
     assert.deepEqual(predict(9000).warnings, []);
     assert.deepEqual(predict(0).warnings, ['readings are current again, after 2 late ones']);
+    // Of readings that are about as old as the limit, each would be a change.
+    for (let i = 0; i < 10; i += 1) assert.deepEqual([...predict(8000).warnings, ...predict(0).warnings], []);
   });
+});
+
+describe('learning', () => {
+  const settings = { samples: 20, scratch: 20, minimum: 10, minutes: 60, maxShare: 0.1 };
+  const say = ({ messages }) => messages.map(({ payload }) => payload.reason ?? payload.learning);
+
+  test('that is being trained on is not stopped in words only', () => {
+    const state = learner.newLearner();
+    learner.learn(state, 'press-1', 'start', settings, NOW);
+    let trainings = [];
+    for (let i = 0; i < 20; i += 1) ({ trainings } = learner.observe(state, 'press-1', { value: i }, settings, NOW));
+    assert.equal(trainings.length, 1);
+    assert.deepEqual(say(learner.learn(state, 'press-1', 'stop', settings, NOW)), ['the training is running and cannot be stopped any more']);
+    // The server is down: the readings wait for the next try, and can be thrown away.
+    learner.trained(state, 'press-1', { scratch: true, again: true, reason: 'down' }, NOW);
+    assert.deepEqual(say(learner.learn(state, 'press-1', 'stop', settings, NOW)), ['learning from scratch was stopped after 20 readings']);
+    // A response that never came.
+    learner.learn(state, 'press-1', 'start', settings, NOW);
+    for (let i = 0; i < 20; i += 1) learner.observe(state, 'press-1', { value: i }, settings, NOW);
+    assert.deepEqual(say(learner.learn(state, 'press-1', 'stop', settings, NOW + 121_000)), ['learning from scratch was stopped after 20 readings']);
+  });
+
+  test('of one machine too many is refused, and any name can learn', () => {
+    const state = learner.newLearner();
+    for (const name of ['constructor', '__proto__', ...Array.from({ length: 1998 }, (_, i) => `m-${i}`)]) {
+      assert.deepEqual(say(learner.learn(state, name, 'start', settings, NOW)), [true], name);
+    }
+    assert.match(say(learner.learn(state, 'one-more', 'start', settings, NOW))[0], /^there are 2000 machines already/);
+    assert.equal(Object.keys(state.machines).length, 2000);
+  });
+});
+
+test('a machine whose last reading was bad is unknown, though predictions were on their way', () => {
+  const state = fleet.newFleet(NOW);
+  const rule = { on: 15, off: 30, count: 5 };
+  const good = (timestamp) => ({ input_value: 2.5, anomaly_score: -0.1, prediction: 0, timestamp });
+  for (const name of ['press-1', 'constructor']) {
+    fleet.predicted(state, name, good(NOW), rule, NOW);
+    fleet.notJudged(state, name, { state: 'unknown', reason: 'quality Bad', timestamp: NOW + 200 });
+    fleet.predicted(state, name, good(NOW + 100), rule, NOW + 300);
+    assert.equal(fleet.page(state, NOW + 400).rows.find((row) => row.name === name).state, 'unknown');
+    fleet.predicted(state, name, good(NOW + 300), rule, NOW + 500);
+    assert.equal(fleet.page(state, NOW + 600).rows.find((row) => row.name === name).state, 'normal');
+  }
 });
 
 describe('the scale of the gauge', () => {

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { startFakeServer } from '../bed/fake-server.mjs';
 import { startNodeRed } from '../bed/node-red.mjs';
 import { userWithPackage } from '../bed/package.mjs';
 import { freePort, sleep, until } from '../bed/process.mjs';
@@ -136,6 +137,87 @@ describe('the nodes', () => {
     assert.deepEqual(found, ['a/b refused', 'default known', 'default unknown', 'press-8 refused', 'press-9 no_model']);
     assert.match(states.find(({ model }) => model === 'press-9').payload.reason, /no model press-9/);
     assert.equal((await fetch(`http://127.0.0.1:${serverPort}/models/press-9`)).status, 404, 'nothing is created');
+  });
+
+  test('say what is wrong with the address of the server', async () => {
+    for (const [url, text] of [
+      ['localhost:5000', 'the address of iforest-server must be like http://localhost:5000 and must begin with http:// or https://, got localhost:5000'],
+      ['nonsense', 'the address of iforest-server must be like http://localhost:5000, got nonsense'],
+      ['http://localhost:5000/models/press-1', 'the address of iforest-server must be like http://localhost:5000 and must not name a model, got http'],
+    ]) {
+      const [tab, config, ...rest] = flow(serverPort);
+      await nodeRed.deploy([tab, { ...config, url }, ...rest]);
+      assert.ok(nodeRed.program.log.includes(text), `${text} in ${nodeRed.program.log.slice(-500)}`);
+      await send({ predict: [{ payload: 1 }] });
+      const shown = () => nodeRed.statuses.get(PREDICT)?.text;
+      await until(() => /^server down: the node has no server, or one whose address is wrong, 1 waiting/.test(shown()), () => shown());
+    }
+  });
+
+  // A sensor that sends nonsense may send another one each time, and names come from topics.
+  test('say once a minute that readings are refused, whatever their text, and take any name', async () => {
+    await nodeRed.deploy(flow(serverPort));
+    const nonsense = Array.from({ length: 200 }, (_, i) => ({ model: 'press-8', payload: `nonsense ${i}` }));
+    const wide = Array.from({ length: 200 }, (_, i) => ({ model: 'default', payload: { value: [i, i] } }));
+    const names = Array.from({ length: 200 }, (_, i) => ({ model: `press/${i}`, payload: 1 }));
+    const odd = ['constructor', '__proto__', 7].map((model) => ({ model, payload: 1 }));
+    await send({ predict: [...nonsense, ...wide, ...names, ...odd, { payload: 2.5 }], train: odd });
+    await predictions(1);
+    const found = (await kept()).states.map(({ model, payload }) => `${model} ${payload.state}`).sort();
+    const expected = ['7 no_model', '__proto__ no_model', 'constructor no_model', 'default known', 'default refused', 'press-8 refused', 'press/0 refused'];
+    assert.deepEqual(found, expected);
+    await until(() => /^1 predicted, .*, 5 models not judged$/.test(nodeRed.statuses.get(PREDICT)?.text), () => JSON.stringify(nodeRed.statuses.get(PREDICT)));
+    assert.equal(nodeRed.statuses.get(PREDICT).fill, 'yellow');
+  });
+
+  // A sensor that fails often sends nothing after its last, bad reading.
+  test('do not let a prediction that was on its way hide a later bad reading', async () => {
+    await nodeRed.deploy(flow(serverPort));
+    const bad = { value: 2.5, metadata: { statusCode: { code: 0x80000000, symbol: 'Bad' } } };
+    await send({ predict: [{ payload: 2.5 }, { payload: 2.6 }, { payload: bad }] });
+    await predictions(2);
+    await sleep(200);
+    const states = async () => (await kept()).states.map(({ payload }) => payload.state);
+    assert.deepEqual(await states(), ['unknown']);
+    await send({ predict: [{ payload: 2.5 }] });
+    await predictions(3);
+    assert.deepEqual(await states(), ['unknown', 'known']);
+  });
+
+  // A model called .. would be trained at /models/../retrain, which is the address of default.
+  test('carry out commands that are meant, for models that can exist', async () => {
+    await nodeRed.deploy(flow(serverPort, { train: { samples: 20, minimum: 10, rate: 0.1 } }));
+    const healthy = (model) => spread(10, 60).map((payload) => ({ model, payload }));
+    await send({ train: [{ model: '*', learn: 'start' }, { model: '..', learn: 'start' }, ...healthy('..')] });
+    await send({ train: [{ model: 'press-1', payload: 1 }, { model: 'press-1', learn: 'start', retain: true }, { model: 'press-1', learn: 'halt' }] });
+    await send({ train: [{ model: 'press-1', learn: ' START' }, { model: 'press-1', learn: 'Stop' }, ...healthy('press-1')] });
+    const trainings = async () => (await kept()).trainings.map(({ model, payload }) => `${model}: ${payload.reason ?? payload.learning}`);
+    await until(async () => (await trainings()).length >= 2, 'the answers');
+    await sleep(500);
+    assert.deepEqual(await trainings(), ['press-1: true', 'press-1: learning from scratch was stopped after 0 readings']);
+    const model = await (await fetch(`http://127.0.0.1:${serverPort}/models/default`)).json();
+    assert.equal(model.version, null, 'default is not trained');
+    for (const text of ['no machine has sent a reading yet', 'the name of a model must be 1 to 128 letters', 'learn must be start or stop, got halt'])
+      assert.ok(nodeRed.program.log.includes(text), text);
+  });
+
+  // A proxy or another program may answer with status 200. The readings of an hour must not be thrown away for it.
+  test('take only the answer of iforest-server for a training, and survive any other', async () => {
+    const port = await freePort();
+    const answers = ['null', '{}', '<html>', '{"samples_used":"many"}'];
+    const fake = await startFakeServer(port, () => ({ status: 200, body: answers.length > 1 ? answers.shift() : answers[0] }));
+    try {
+      await nodeRed.deploy(flow(port, { train: { samples: 20, minimum: 10 } }));
+      const models = answers.map((_, i) => `press-${i}`);
+      for (const model of models) await send({ train: [{ model, learn: 'start' }, ...spread(10, 20).map((payload) => ({ model, payload }))] });
+      await until(() => fake.requests.length >= models.length, () => `${fake.requests.length} requests`);
+      await sleep(300);
+      const results = (await kept()).trainings.filter(({ payload }) => 'retrained' in payload).map(({ payload }) => payload);
+      assert.deepEqual(results.map(({ retrained }) => retrained), [false, false, false, false]);
+      for (const { reason } of results) assert.match(reason, /^the response is not .*; the readings are kept and sent again in 10 seconds$/);
+    } finally {
+      await fake.stop();
+    }
   });
 
   test('mark late readings, and keep all of them while the server is down', async () => {

@@ -151,6 +151,25 @@ for (const kind of brokers('outages').filter((one) => one !== aedes)) {
       assert.deepEqual([...new Set(values(us))], sent);
     });
 
+    // The predictions of the kept readings would have nowhere to go.
+    test('where Node-RED restarts while the broker cannot be reached, with a context store on disk', async () => {
+      const userDir = temporaryFolder('node-red');
+      nodeRed = await startNodeRed(local(line.port, serverPort), { userDir, more: onDisk, flows: flow });
+      await isUp(nodeRed);
+      await server.stop('SIGKILL');
+      const few = sent.slice(0, 50);
+      for (const value of few) await us.publishAsync(READINGS, JSON.stringify({ value, timestamp: Date.now() }), { qos: 1 });
+      await until(() => / 50 waiting/.test(nodeRed.status(flow, 'one request at a time').text), 'fifty to wait');
+      await nodeRed.stop();
+      server = await startServer(serverPort);
+      await line.cut();
+      nodeRed = await startNodeRed(local(line.port, serverPort), { userDir, more: onDisk });
+      await sleep(3000);
+      await line.mend();
+      await until(() => values(us).length >= few.length, () => `50 predictions, have ${values(us).length}`);
+      assert.deepEqual(values(us), few);
+    });
+
     test('or hardly one, while Node-RED restarts, with a context store on disk', async (t) => {
       const userDir = temporaryFolder('node-red');
       nodeRed = await startNodeRed(local(brokerPort, serverPort), { userDir, more: onDisk, flows: flow });

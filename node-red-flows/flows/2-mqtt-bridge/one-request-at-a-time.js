@@ -1,10 +1,15 @@
+import { count, newCounter } from '../../lib/counter.js';
 import { describe, newQueue, resumeQueue, step } from '../../lib/queue.js';
 import { serverHeaders } from '../../lib/server.js';
+
+// Enough to see what is wrong, where a model refuses each reading of a fast machine.
+const REPORTS_A_MINUTE = 10;
 
 export function start({ context }) {
   const now = Date.now();
   const kept = context.get('queue');
   context.set('queue', kept ? resumeQueue(kept, now) : newQueue(now));
+  context.set('refused', newCounter());
 }
 
 // Three outputs: the request, the predictions, and reports of refused readings.
@@ -17,7 +22,8 @@ export default function oneRequestAtATime({ msg, env, node, context }) {
     batch: Number(env.get('BATCH_LIMIT')),
     maxAge: 1000 * Number(env.get('MAX_AGE')),
   };
-  const { request, predictions, reports, warnings } = step(q, event, settings, Date.now());
+  const now = Date.now();
+  const { request, predictions, reports, warnings } = step(q, event, settings, now);
   // A store on disk writes what was set.
   if (msg.reading || msg.outcome) context.set('queue', q);
   warnings.forEach((warning) => node.warn(warning));
@@ -35,6 +41,6 @@ export default function oneRequestAtATime({ msg, env, node, context }) {
       requestTimeout: 10000,
     },
     predictions,
-    reports.map((report) => ({ payload: report })),
+    reports.flatMap((report) => count(context.get('refused'), report, now, REPORTS_A_MINUTE) ?? []).map((line) => ({ payload: line })),
   ];
 }

@@ -108,7 +108,15 @@ export default {
       scope: ['c02935fdb174e0a8'],
       x: 100,
       y: 300,
-      wires: [['6ac3df975b1e8a42']],
+      wires: [['6ac3df975b1e8a42', '9df602caa83ebd76']],
+    },
+    {
+      id: '9df602caa83ebd76',
+      type: 'function',
+      name: 'hold while the broker is down',
+      x: 370,
+      y: 280,
+      wires: [['d13a460ec285f1b9']],
     },
     {
       id: '59b2ce864a0d7931',

@@ -153,7 +153,15 @@ export default {
       scope: ['12b5d8f3a7c0e946'],
       x: 90,
       y: 300,
-      wires: [['cd038e3f527b1af1']],
+      wires: [['cd038e3f527b1af1', 'ef25a051749d3c13']],
+    },
+    {
+      id: 'ef25a051749d3c13',
+      type: 'function',
+      name: 'hold while the broker is down',
+      x: 370,
+      y: 300,
+      wires: [['34d7fab5c9e20168']],
     },
     {
       id: 'de149f40638c2b02',

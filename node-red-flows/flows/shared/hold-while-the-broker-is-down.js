@@ -1,0 +1,4 @@
+// Predictions of readings that wait would have nowhere to go.
+export default function holdWhileTheBrokerIsDown({ msg }) {
+  return { connected: msg.status.fill === 'green' };
+}
