@@ -18,4 +18,5 @@ function register(RED) {
   RED.nodes.registerType('iforest-server', IforestServer, { credentials: { key: { type: 'password' } } });
 }
 
-export { register as 'module.exports' };
+// Node-RED 4 requires this file, and Node-RED 5 imports it.
+export { register as default, register as 'module.exports' };

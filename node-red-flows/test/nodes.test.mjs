@@ -56,6 +56,15 @@ function flow(serverPort, { predict = {}, train = {} } = {}) {
   ];
 }
 
+// Where Node-RED finds no function in a file, it lists its node as enabled, and waits for its type for ever.
+test('the files of the nodes can be required, as by Node-RED 4, and imported, as by Node-RED 5', async () => {
+  for (const name of ['iforest-predict', 'iforest-server', 'iforest-train']) {
+    const exported = await import(`../nodes/${name}.js`);
+    assert.equal(typeof exported.default, 'function', name);
+    assert.equal(exported['module.exports'], exported.default, name);
+  }
+});
+
 describe('the nodes', () => {
   let folder, nodeRed, server, serverPort;
   const post = async (path, body) => {
