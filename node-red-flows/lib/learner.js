@@ -15,6 +15,15 @@ const MOST = 2_000;
 /** The state of all machines: plain data. An object without a prototype has no machine called constructor. */
 export const newLearner = () => ({ machines: Object.create(null) });
 
+/** Goes on after a new deployment: the response to a training before it never arrives, so it is sent again. */
+export function resume(learner, now) {
+  for (const one of Object.values(learner.machines)) {
+    one.busy = false;
+    if (one.learning?.state === 'sending') one.learning.retryAt = now;
+  }
+  return learner;
+}
+
 const nothing = () => ({ trainings: [], messages: [] });
 const say = (model, payload) => ({ trainings: [], messages: [{ model, payload }] });
 

@@ -11,6 +11,9 @@ const LONGEST_NAME = 128;
 const STATUSES = ['Normal Behaviour', 'Anomaly Detected', 'Warming Up'];
 const isAnswer = (p) => typeof p?.error === 'string' || (STATUSES.includes(p?.status) && (p.prediction === 0 || p.prediction === 1));
 
+// What the nodes of the next deployment go on with: without a configured context store, Node-RED deletes a node's context at each.
+const handedOver = new Map();
+
 function register(RED) {
   /** Predicts readings, in their order, with the model that each message names. */
   function IforestPredict(config) {
@@ -23,7 +26,9 @@ function register(RED) {
     let isClosed = false;
     // A context store on disk keeps the queue over a restart.
     const context = this.context();
-    const kept = context.get('queue');
+    const key = `${this.z}:${this._alias ?? this.id}`;
+    const kept = handedOver.get(key) ?? context.get('queue');
+    handedOver.delete(key);
     const q = kept ? resumeQueue(kept, Date.now()) : newQueue(Date.now());
     for (const reading of q.waiting) reading.order = 0;
 
@@ -105,9 +110,11 @@ function register(RED) {
       if (state.text !== shown) this.status(state);
       shown = state.text;
     }, TICK);
-    this.on('close', () => {
+    this.on('close', (removed, closed) => {
       isClosed = true;
       clearInterval(timer);
+      if (!removed) handedOver.set(key, q);
+      closed();
     });
   }
   RED.nodes.registerType('iforest-predict', IforestPredict);

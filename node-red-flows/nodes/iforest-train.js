@@ -6,6 +6,9 @@ import { trainingBody } from '../lib/training.js';
 const TICK = 1000;
 const TIMEOUT = 60_000;
 
+// What the nodes of the next deployment go on with, so that it does not end the learning of an hour.
+const handedOver = new Map();
+
 function register(RED) {
   /** Trains the models that its messages name on their readings. */
   function IforestTrain(config) {
@@ -18,7 +21,9 @@ function register(RED) {
       minutes: Number(config.minutes) || 60,
       maxShare: Number(config.maxShare) || 0.1,
     };
-    const state = learner.newLearner();
+    const key = `${this.z}:${this._alias ?? this.id}`;
+    const state = learner.resume(handedOver.get(key) ?? learner.newLearner(), Date.now());
+    handedOver.delete(key);
     // One training at a time: the server trains one after the other, and each body takes memory.
     const waiting = [];
     let isTraining = false;
@@ -94,9 +99,11 @@ function register(RED) {
       if (text !== shown) this.status(text ? { fill: learning > 0 ? 'blue' : 'grey', shape: 'dot', text } : {});
       shown = text;
     }, TICK);
-    this.on('close', () => {
+    this.on('close', (removed, closed) => {
       isClosed = true;
       clearInterval(timer);
+      if (!removed) handedOver.set(key, state);
+      closed();
     });
   }
   RED.nodes.registerType('iforest-train', IforestTrain);

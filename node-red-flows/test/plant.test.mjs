@@ -151,6 +151,19 @@ for (const kind of brokers('outages').filter((one) => one !== aedes)) {
       assert.deepEqual([...new Set(values(us))], sent);
     });
 
+    test('by a new deployment while the server is down', async () => {
+      nodeRed = await startNodeRed(local(brokerPort, serverPort), { flows: flow });
+      await isUp(nodeRed);
+      await server.stop('SIGKILL');
+      const few = sent.slice(0, 50);
+      for (const value of few) await us.publishAsync(READINGS, JSON.stringify({ value, timestamp: Date.now() }), { qos: 1 });
+      await until(() => / 50 waiting/.test(nodeRed.status(flow, 'one request at a time').text), 'fifty to wait');
+      await nodeRed.deploy(withSettings(flow, { MAX_AGE: 6 }));
+      server = await startServer(serverPort);
+      await until(() => values(us).length >= few.length, () => `50 predictions, have ${values(us).length}`);
+      assert.deepEqual(values(us), few);
+    });
+
     // The predictions of the kept readings would have nowhere to go.
     test('where Node-RED restarts while the broker cannot be reached, with a context store on disk', async () => {
       const userDir = temporaryFolder('node-red');

@@ -5,16 +5,17 @@ import { serverHeaders } from '../../lib/server.js';
 // Enough to see what is wrong, where a model refuses each reading of a fast machine.
 const REPORTS_A_MINUTE = 10;
 
-export function start({ context }) {
+// The queue is in the context of the flow: without a configured store, Node-RED deletes that of a node at each deployment.
+export function start({ context, flow }) {
   const now = Date.now();
-  const kept = context.get('queue');
-  context.set('queue', kept ? resumeQueue(kept, now) : newQueue(now));
+  const kept = flow.get('queue');
+  flow.set('queue', kept ? resumeQueue(kept, now) : newQueue(now));
   context.set('refused', newCounter());
 }
 
 // Three outputs: the request, the predictions, and reports of refused readings.
-export default function oneRequestAtATime({ msg, env, node, context }) {
-  const q = context.get('queue');
+export default function oneRequestAtATime({ msg, env, node, context, flow }) {
+  const q = flow.get('queue');
   const event = { reading: msg.reading, outcome: msg.outcome };
   if (msg.status) event.connected = msg.status.fill === 'green';
   const settings = {
@@ -25,7 +26,7 @@ export default function oneRequestAtATime({ msg, env, node, context }) {
   const now = Date.now();
   const { request, predictions, reports, warnings } = step(q, event, settings, now);
   // A store on disk writes what was set.
-  if (msg.reading || msg.outcome) context.set('queue', q);
+  if (msg.reading || msg.outcome) flow.set('queue', q);
   warnings.forEach((warning) => node.warn(warning));
   if (msg.tick) {
     const state = describe(q);
