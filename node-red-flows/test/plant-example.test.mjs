@@ -21,7 +21,10 @@ let brokerPort, serverPort, nodeRed, broker, server, us;
 before(async () => {
   brokerPort = await freePort();
   serverPort = await freePort();
-  nodeRed = await startNodeRed(local(brokerPort, serverPort), { userDir: userWithPackage('@flowfuse/node-red-dashboard') });
+  const userDir = userWithPackage('@flowfuse/node-red-dashboard');
+  // As the README recommends for a gateway: otherwise Node.js collects garbage when it likes.
+  const NODE_OPTIONS = '--max-old-space-size=128 --max-semi-space-size=4';
+  nodeRed = await startNodeRed({ ...local(brokerPort, serverPort), NODE_OPTIONS }, { userDir });
 });
 after(() => nodeRed?.stop());
 beforeEach(async () => {
