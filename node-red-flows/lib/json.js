@@ -1,4 +1,4 @@
-/** The value of a JSON text, or undefined if it is none. */
+/** The value of a JSON text; undefined for any other text. */
 export function parseJson(text) {
   try {
     return JSON.parse(text);

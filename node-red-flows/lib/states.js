@@ -2,7 +2,7 @@ const REPEAT = 60_000;
 const MOST = 10_000;
 
 /**
- * Whether a state of a machine is to be published: where it differs from the last one, and once a minute as long as it stays.
+ * Whether a state of a machine is to be published: where it differs from the last one, and once a minute while it stays.
  * `states` is a plain object, the state of this function.
  */
 export function isNews(states, name, state, now) {

@@ -9,7 +9,7 @@ export function start({ flow }) {
   flow.set('seen', { ...counts, alarm: newAlarm(), trend: newTrend(), last: null, unknown: null });
 }
 
-// The bridge's predictions and states come in; the alarm goes out where it changes.
+// Takes the bridge's predictions and states; sends the alarm when it changes.
 export default function countAndAlarm({ msg, env, node, flow }) {
   const said = parseJson(msg.payload);
   const s = flow.get('seen');
