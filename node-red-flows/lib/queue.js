@@ -47,6 +47,9 @@ export function resumeQueue(q, now) {
     id: Math.max(q.id + 1, now),
     connected: true,
     retryAt: 0,
+    // The flow may name another model now.
+    missing: '',
+    skipped: 0,
     paused: byName(),
     // Those that an earlier release stored have fewer fields.
     clocks: byName(Object.entries(q.clocks ?? {}).map(([name, clock]) => [name, { ...newMachineClock(), ...clock }])),

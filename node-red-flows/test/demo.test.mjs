@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { freePort, sleep, temporaryFolder, until } from '../bed/process.mjs';
@@ -15,13 +15,17 @@ const folder = fileURLToPath(new URL('..', import.meta.url));
 const seesProcesses = process.platform === 'linux';
 if (!seesProcesses) notRun('that the demo leaves no programs behind', 'the test reads /proc, which only Linux has');
 
+/** The environment, with the paths of another Node-RED as seen from any folder. */
+const inherited = { ...process.env };
+for (const name of ['NODE_RED_DIR', 'NODE_RED_NODE']) if (inherited[name]) inherited[name] = resolve(inherited[name]);
+
 /** Runs the demo. Its programs inherit a mark in their environment, by which the test finds them. */
 function demo(args = [], { cwd = folder, env = {}, command = [process.execPath, 'demo.mjs'] } = {}) {
   const mark = randomUUID();
   const [program, ...rest] = command;
   const child = spawn(program, [...rest, ...args], {
     cwd,
-    env: { ...process.env, IFOREST_SERVER_BIN: serverBinary(), ...env, DEMO_TEST: mark },
+    env: { ...inherited, IFOREST_SERVER_BIN: serverBinary(), ...env, DEMO_TEST: mark },
     stdio: ['ignore', 'pipe', 'pipe'],
     // A group of its own, as a terminal makes one, so that Ctrl+C can be sent to all of it.
     detached: true,
