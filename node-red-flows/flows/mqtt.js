@@ -92,3 +92,6 @@ export const SERVER = [
     text: 'PEM file of the authority that signed the certificate of iforest-server, if IFOREST_URL begins with https',
   },
 ];
+
+/** The modules of Node.js that the node "connect to the broker" of the bridges uses. */
+export const CONNECT_LIBS = ['os', 'net', 'tls', 'fs'].map((module) => ({ var: module, module }));

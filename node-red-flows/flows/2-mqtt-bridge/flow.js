@@ -1,4 +1,4 @@
-import { MQTT, SERVER } from '../mqtt.js';
+import { CONNECT_LIBS, MQTT, SERVER } from '../mqtt.js';
 
 export default {
   id: '5705cf80e74b65ed',
@@ -154,12 +154,7 @@ export default {
       type: 'function',
       name: 'connect to the broker',
       outputs: 2,
-      libs: [
-        { var: 'os', module: 'os' },
-        { var: 'net', module: 'net' },
-        { var: 'tls', module: 'tls' },
-        { var: 'fs', module: 'fs' },
-      ],
+      libs: CONNECT_LIBS,
       x: 520,
       y: 340,
       wires: [['ec6cbf1dab90b64a'], ['98b84d472e3ab022']],

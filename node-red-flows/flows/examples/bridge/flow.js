@@ -1,4 +1,4 @@
-import { MQTT, SERVER } from '../../mqtt.js';
+import { CONNECT_LIBS, MQTT, SERVER } from '../../mqtt.js';
 
 export default {
   id: '3f6b1e9d04c8a752',
@@ -143,12 +143,7 @@ export default {
       type: 'function',
       name: 'connect to the broker',
       outputs: 2,
-      libs: [
-        { var: 'os', module: 'os' },
-        { var: 'net', module: 'net' },
-        { var: 'tls', module: 'tls' },
-        { var: 'fs', module: 'fs' },
-      ],
+      libs: CONNECT_LIBS,
       x: 340,
       y: 340,
       wires: [['046d7931f5b824ec'], ['8ce5f1b97d30ac65']],

@@ -1,4 +1,4 @@
-import { MQTT, SERVER } from '../../mqtt.js';
+import { CONNECT_LIBS, MQTT, SERVER } from '../../mqtt.js';
 import { PAGE } from '../../page.js';
 
 export default {
@@ -178,12 +178,7 @@ export default {
       type: 'function',
       name: 'connect to the broker',
       outputs: 2,
-      libs: [
-        { var: 'os', module: 'os' },
-        { var: 'net', module: 'net' },
-        { var: 'tls', module: 'tls' },
-        { var: 'fs', module: 'fs' },
-      ],
+      libs: CONNECT_LIBS,
       x: 340,
       y: 340,
       wires: [['781b3ef90d2645ac'], ['9adf5b0c2f48e7ce']],
