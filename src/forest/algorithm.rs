@@ -107,6 +107,11 @@ impl IsolationForest {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn evaluator(&self) -> &Evaluator {
+        &self.evaluator
+    }
+
     /// The boxes of the trees' nodes, which serialisation omits; `None` unless the forest was
     /// [fitted with them](IsolationForestValidParams::fit_with_distance).
     pub(crate) fn boxes(&self) -> Option<&[f32]> {
@@ -210,15 +215,15 @@ impl IsolationForest {
         rows: &ArrayBase<D, Ix2>,
     ) -> Result<Array1<f64>, ScoreError> {
         self.check_width(rows.ncols())?;
-        if let Some((row, feature, value)) = first_not_finite(rows) {
+        let mut scores = vec![0.0; rows.nrows()];
+        let is_finite = self.evaluator.score_samples(rows, &mut scores);
+        if !is_finite && let Some((row, feature, value)) = first_not_finite(rows) {
             return Err(ScoreError::NotFinite {
                 row,
                 feature,
                 value,
             });
         }
-        let mut scores = vec![0.0; rows.nrows()];
-        self.evaluator.score_samples(rows, &mut scores);
         Ok(Array1::from(scores))
     }
 
@@ -431,7 +436,9 @@ impl IsolationForest {
         rows: &ArrayBase<D, Ix2>,
     ) {
         let mut scores = vec![0.0; rows.nrows()];
-        self.evaluator.score_samples(rows, &mut scores);
+        // `grow` has checked that the rows are finite.
+        let _ = self.evaluator.score_samples(rows, &mut scores);
+        self.evaluator.drop_planes();
         // scikit-learn and PyOD compute these products; their rounding matters.
         let contamination = self.hyperparams().contamination();
         self.fitted.offset = percentile(&mut scores, 100.0 * contamination);

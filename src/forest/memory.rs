@@ -14,7 +14,7 @@ const GROWTH: usize = 2;
 /// leaf. A step function takes 7.
 const COMPILED_NODE: usize = 16;
 
-/// Bytes of a node in a padded tree: the node and its path length.
+/// Bytes of a node in a padded tree, 7, and what it takes in planes, at most.
 const PADDED_NODE: usize = 16;
 
 /// Bytes of a row while a single feature is sorted: rank, order, value and target.

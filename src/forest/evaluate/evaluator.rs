@@ -1,20 +1,33 @@
 //! Picks an evaluation method for a forest and scores rows with it.
 
+use std::sync::OnceLock;
+
+use fearless_simd::Level;
 use linfa::Float;
-use ndarray::{ArrayBase, Data, Ix2};
+use ndarray::{ArrayBase, Axis, Data, Ix2, Slice};
 use rayon::prelude::*;
 
 use super::distance::DistanceTrees;
+use super::level::at_level;
 use super::normal::normal_ranges;
 use super::path_length::{anomaly_score, average_path_length};
 use super::perfect::PerfectTrees;
+use super::planes::{PlaneTrees, ROWS, Scratch};
+use super::search::LANES;
 use super::step::StepFunction;
 use super::walk::Walk;
-use crate::forest::convert::as_f32;
+use crate::forest::convert::{as_f32, as_f64};
 use crate::forest::tree::{Boxes, Trees};
 
 /// Rows that are scored together: padded, they fit into the first-level cache beside a tree.
 const BLOCK: usize = 128;
+
+/// A batch of fewer rows is not worth a block of planes, which takes the same time for any number of
+/// rows.
+const MIN_PLANE_ROWS: usize = 192;
+
+/// With fewer rows, compiling planes takes longer than it saves.
+pub(in crate::forest) const MIN_COMPILE_ROWS: usize = 2 * 1024;
 
 /// With fewer values, starting threads costs more than it saves.
 const MIN_PARALLEL_VALUES: usize = 32 * 1024;
@@ -23,6 +36,8 @@ const MIN_PARALLEL_VALUES: usize = 32 * 1024;
 #[derive(Debug, Clone)]
 pub(in crate::forest) struct Evaluator {
     method: Method,
+    /// The planes, compiled for the first large batch; `None` if there are none for these trees.
+    planes: OnceLock<Option<PlaneTrees>>,
     /// Divides the sum of path lengths: the number of trees times their average path length.
     denominator: f64,
 }
@@ -58,18 +73,26 @@ impl Evaluator {
         let method = fast.unwrap_or_else(|| Method::Walk(Walk::new(trees)));
         Self {
             method,
+            planes: OnceLock::new(),
             denominator,
         }
     }
 
+    /// Frees what was compiled for large batches.
+    pub(in crate::forest) fn drop_planes(&mut self) {
+        self.planes = OnceLock::new();
+    }
+
     /// The bytes that it holds.
     pub(in crate::forest) fn memory_size(&self) -> usize {
-        match &self.method {
+        let planes = self.planes.get().and_then(Option::as_ref);
+        let method = match &self.method {
             Method::Step(step) => step.memory_size(),
             Method::Perfect(trees) => trees.memory_size(),
             Method::Walk(walk) => walk.memory_size(),
             Method::Distance(trees) => trees.memory_size(),
-        }
+        };
+        method + planes.map_or(0, PlaneTrees::memory_size)
     }
 
     /// The boxes of the nodes; `None` if scores do not know distances.
@@ -139,61 +162,111 @@ impl Evaluator {
         }
     }
 
-    /// Writes scikit-learn's `score_samples` of each row to `scores`.
+    /// Writes scikit-learn's `score_samples` of each row to `scores`. Returns whether all values are
+    /// finite; if not, the scores mean nothing.
+    #[must_use]
     pub(in crate::forest) fn score_samples<F: Float, D: Data<Elem = F> + Sync>(
         &self,
         rows: &ArrayBase<D, Ix2>,
         scores: &mut [f64],
-    ) {
-        let score_block = |(block, scores): (usize, &mut [f64])| {
-            self.score_block(rows, block * BLOCK, scores);
+    ) -> bool {
+        self.score_samples_at(Level::new(), rows, scores)
+    }
+
+    fn score_samples_at<F: Float, D: Data<Elem = F> + Sync>(
+        &self,
+        level: Level,
+        rows: &ArrayBase<D, Ix2>,
+        scores: &mut [f64],
+    ) -> bool {
+        let planes = self.planes_for(rows.nrows());
+        let block = if planes.is_some() { ROWS } else { BLOCK };
+        let score_block = |scratch: &mut Scratch, (i, scores): (usize, &mut [f64])| {
+            let block = Slice::from(i * block..i * block + scores.len());
+            let rows = rows.slice_axis(Axis(0), block);
+            // Rows that do not lie one after the other are copied.
+            let copy: Vec<F>;
+            let values = match rows.as_slice() {
+                Some(values) => values,
+                None => {
+                    copy = rows.iter().copied().collect();
+                    &copy
+                }
+            };
+            at_level(
+                level,
+                #[inline(always)]
+                || self.score_block(level, planes, scratch, values, scores),
+            )
         };
         if rows.len() < MIN_PARALLEL_VALUES {
-            scores.chunks_mut(BLOCK).enumerate().for_each(score_block);
+            let mut scratch = Scratch::default();
+            let mut blocks = scores.chunks_mut(block).enumerate();
+            blocks.all(|block| score_block(&mut scratch, block))
         } else {
             scores
-                .par_chunks_mut(BLOCK)
+                .par_chunks_mut(block)
                 .enumerate()
-                .for_each(score_block);
+                .map_init(Scratch::default, score_block)
+                .all(|is_finite| is_finite)
         }
     }
 
-    /// Scores `scores.len()` rows, starting with row `first`.
-    fn score_block<F: Float, D: Data<Elem = F>>(
+    /// The planes, if they make a batch of so many rows faster.
+    fn planes_for(&self, rows: usize) -> Option<&PlaneTrees> {
+        let Method::Perfect(trees) = &self.method else {
+            return None;
+        };
+        if rows >= MIN_COMPILE_ROWS {
+            self.planes.get_or_init(|| PlaneTrees::new(trees)).as_ref()
+        } else if rows >= MIN_PLANE_ROWS {
+            self.planes.get()?.as_ref()
+        } else {
+            None
+        }
+    }
+
+    /// Scores a block of rows, whose values follow one another. Returns whether they are finite.
+    #[inline(always)]
+    fn score_block<F: Float>(
         &self,
-        rows: &ArrayBase<D, Ix2>,
-        first: usize,
+        level: Level,
+        planes: Option<&PlaneTrees>,
+        scratch: &mut Scratch,
+        values: &[F],
         scores: &mut [f64],
-    ) {
-        match &self.method {
-            Method::Step(step) => {
-                let column = rows.column(0);
-                match column.as_slice() {
-                    Some(values) => {
-                        for (score, &value) in scores.iter_mut().zip(&values[first..]) {
-                            *score = -step.score(as_f32(value));
-                        }
+    ) -> bool {
+        // Without a branch, so that values are checked side by side.
+        let is_finite = values
+            .iter()
+            .fold(true, |all, &value| all & as_f64(value).is_finite());
+        let width = values.len() / scores.len();
+        let value = |row: usize, feature: usize| as_f32(values[row * width + feature]);
+        match (&self.method, planes) {
+            (Method::Step(step), _) => {
+                for (scores, values) in scores.chunks_mut(LANES).zip(values.chunks(LANES)) {
+                    let mut narrow = [0.0; LANES];
+                    for (narrow, &value) in narrow.iter_mut().zip(values) {
+                        *narrow = as_f32(value);
                     }
-                    None => {
-                        for (score, &value) in scores.iter_mut().zip(column.iter().skip(first)) {
-                            *score = -step.score(as_f32(value));
-                        }
+                    step.scores(&narrow, scores);
+                    for score in scores {
+                        *score = -*score;
                     }
                 }
-                return;
+                return is_finite;
             }
-            Method::Perfect(trees) => {
-                let value = |row, feature| as_f32(rows[(first + row, feature)]);
-                trees.path_length_sums(value, scores);
+            (_, Some(planes)) => planes.path_length_sums(level, scratch, value, scores),
+            (Method::Perfect(trees), None) => trees.path_length_sums(value, scores),
+            (Method::Walk(walk), _) => {
+                each_row(values, scores, |row| walk.path_length_sum(row));
             }
-            Method::Walk(walk) => {
-                each_row(rows, first, scores, |row| walk.path_length_sum(row));
-            }
-            Method::Distance(trees) => each_row(rows, first, scores, |row| trees.depth_sum(row)),
+            (Method::Distance(trees), _) => each_row(values, scores, |row| trees.depth_sum(row)),
         }
         for score in scores {
             *score = self.score(*score);
         }
+        is_finite
     }
 
     /// scikit-learn's `score_samples` for a sum of path lengths.
@@ -202,17 +275,114 @@ impl Evaluator {
     }
 }
 
-/// Writes what `sum` returns for each row to `sums`, starting with row `first`.
-fn each_row<F: Float, D: Data<Elem = F>>(
-    rows: &ArrayBase<D, Ix2>,
-    first: usize,
-    sums: &mut [f64],
-    path_length_sum: impl Fn(&[f32]) -> f64,
-) {
-    let mut row = Vec::with_capacity(rows.ncols());
-    for (i, sum) in sums.iter_mut().enumerate() {
-        row.clear();
-        row.extend(rows.row(first + i).iter().map(|&value| as_f32(value)));
-        *sum = path_length_sum(&row);
+/// Writes what `sum` returns for each row to `sums`.
+fn each_row<F: Float>(values: &[F], sums: &mut [f64], sum: impl Fn(&[f32]) -> f64) {
+    let mut narrow = Vec::new();
+    let rows = values.chunks_exact(values.len() / sums.len());
+    for (to, row) in sums.iter_mut().zip(rows) {
+        narrow.clear();
+        narrow.extend(row.iter().map(|&value| as_f32(value)));
+        *to = sum(&narrow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use linfa::ParamGuard;
+    use ndarray::Array2;
+
+    use super::super::level::levels;
+    use super::*;
+    use crate::forest::random::NumpyRandom;
+    use crate::forest::{IsolationForest, MaxSamples};
+
+    /// Values that make trees of all kinds: spread, skewed, whole numbers, and of a huge range.
+    fn values(kind: usize, random: &mut NumpyRandom, rows: usize, columns: usize) -> Array2<f64> {
+        Array2::from_shape_simple_fn((rows, columns), || {
+            let value = random.uniform();
+            match kind {
+                0 => value,
+                1 => (40.0 * value - 20.0).exp(),
+                2 => (9.0 * value).floor() - 4.0,
+                _ => (value - 0.5) * 6e38,
+            }
+        })
+    }
+
+    // Single rows are scored by other methods, which are checked against a plain walk.
+    #[test]
+    fn batches_have_the_bits_of_single_rows_on_all_levels() {
+        let mut random = NumpyRandom::new(11);
+        for (trees, rows_per_tree, columns) in [
+            (100, 256, 1),
+            (30, 100, 1),
+            (100, 256, 2),
+            (100, 256, 10),
+            (7, 64, 3),
+            (3, 1, 3),
+            // Several groups of planes.
+            (300, 256, 3),
+            (20, 256, 40),
+            // Too deep for planes.
+            (20, 600, 3),
+        ] {
+            for kind in 0..4 {
+                let training = values(kind, &mut random, 700, columns);
+                let params = IsolationForest::params()
+                    .n_estimators(trees)
+                    .max_samples(MaxSamples::Count(rows_per_tree))
+                    .random_state(1);
+                let params = params.check().expect("valid");
+                let forest = params.grow(&training, false).expect("it fits");
+                let evaluator = forest.evaluator();
+                let mut batch = values(kind, &mut random, MIN_COMPILE_ROWS + 3, columns);
+                // The thresholds themselves, and beyond the range of `f32`.
+                for (row, tree) in forest.trees().take(200).enumerate() {
+                    if let Some((feature, threshold)) = tree.split(0) {
+                        batch[(row, feature)] = threshold;
+                    }
+                }
+                batch[(300, 0)] = 1e300;
+                batch[(301, 0)] = -1e300;
+                batch[(302, columns - 1)] = -0.0;
+                let expected: Vec<f64> = batch
+                    .rows()
+                    .into_iter()
+                    .map(|row| evaluator.score_one(&row.to_vec()))
+                    .collect();
+                let reversed = batch.slice_axis(Axis(0), Slice::new(0, None, -1));
+                for level in levels() {
+                    let mut scores = vec![0.0; batch.nrows()];
+                    assert!(evaluator.score_samples_at(level, &batch, &mut scores));
+                    assert_eq!(scores, expected, "{level:?}, {trees} trees, kind {kind}");
+                    assert!(evaluator.score_samples_at(level, &reversed, &mut scores));
+                    scores.reverse();
+                    assert_eq!(scores, expected, "{level:?}, {trees} trees, kind {kind}");
+                }
+                let planes = evaluator.planes.get().and_then(Option::as_ref);
+                assert_eq!(planes.is_some(), columns > 1 && rows_per_tree <= 256);
+                // A smaller batch uses the planes that are there.
+                let some = batch.slice_axis(Axis(0), Slice::from(..MIN_PLANE_ROWS + 1));
+                let mut scores = vec![0.0; some.nrows()];
+                assert!(evaluator.score_samples(&some, &mut scores));
+                assert_eq!(scores, expected[..some.nrows()]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_found_wherever_it_is() {
+        let training = Array2::from_shape_fn((50, 2), |(row, column)| (row * column) as f64);
+        let params = IsolationForest::params().random_state(1);
+        let params = params.check().expect("valid");
+        let forest = params.grow(&training, false).expect("it fits");
+        for rows in [1, 130, 5000, 40_000] {
+            for row in [0, rows / 2, rows - 1] {
+                let mut batch = Array2::zeros((rows, 2));
+                batch[(row, 1)] = f64::NAN;
+                let mut scores = vec![0.0; rows];
+                assert!(!forest.evaluator().score_samples(&batch, &mut scores));
+            }
+        }
     }
 }

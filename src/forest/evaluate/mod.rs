@@ -6,8 +6,12 @@
 //!   precomputed and looked up. Precomputing takes time in the number of trees squared, so forests
 //!   of very many trees are walked instead.
 //! * `perfect`: for 2 to 256 features and trees up to 10 levels deep (those of up to 1,024 rows
-//!   each). Trees are padded to perfect ones and walked without a branch that could be
-//!   mispredicted, many rows at a time.
+//!   each), for single rows and small batches. Trees are padded to perfect ones and walked without a
+//!   branch that could be mispredicted, many rows at a time.
+//! * `planes`: for large batches with perfect trees up to 8 levels deep (those of up to 256 rows each).
+//!   One bit for each row: an instruction compares 512 rows with a threshold. Compiled when the first
+//!   large batch comes, because that takes as long as scoring a thousand rows, and as much memory as
+//!   the perfect trees.
 //! * `distance`: for forests with boxes, whose scores know how far outside the training rows a row
 //!   is
 //! * `walk`: for the rest. Deeper trees are too sparse to pad, longer rows too long, and very many
@@ -15,14 +19,19 @@
 //! * `normal`: the ranges of normal values of a forest with boxes
 //! * `path_length`: path lengths of leaves, and the score
 //! * `threshold`: thresholds as `f32`
+//! * `search`: the place of a value among thresholds
+//! * `level`: compiles loops for the vector instructions that the processor has
 
 mod distance;
 mod evaluator;
+mod level;
 mod normal;
 mod path_length;
 mod perfect;
+mod planes;
+mod search;
 mod step;
 mod threshold;
 mod walk;
 
-pub(super) use evaluator::Evaluator;
+pub(super) use evaluator::{Evaluator, MIN_COMPILE_ROWS};

@@ -5,6 +5,9 @@
 //! on the data, and the walks of several rows overlap. Values and thresholds are replaced by
 //! integers in the same order, because comparing integers yields an integer to add.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use super::path_length::{PathLengths, depths};
 use super::threshold::round_down_to_f32;
 use crate::forest::tree::{Tree, Trees};
@@ -19,6 +22,9 @@ const MAX_FEATURES: usize = 256;
 /// Nodes reserved per tree: for trees up to 8 levels deep (256 rows), and up to 10 levels.
 const NARROW: usize = 256;
 const WIDE: usize = 1024;
+
+/// Bytes of a node: threshold, feature and bottom.
+const NODE: usize = 7;
 
 /// Largest padding, as a multiple of the nodes that are there, and the size up to which it does not
 /// matter, in bytes. Forests of thousands of stumps are walked as they are, so that no forest takes
@@ -40,19 +46,8 @@ const OVERLAP: usize = LANES / 2;
 const FEW: usize = LANES * 16 + LANES;
 const MANY: usize = LANES * MAX_FEATURES + LANES;
 
-#[derive(Debug, Clone, Copy)]
-struct Node {
-    /// The [`order_key`] of the threshold.
-    threshold: i32,
-    /// Offset of the feature's values in a group of rows: the feature times [`LANES`].
-    offset: u32,
-}
-
-/// A node below a leaf: every value goes left.
-const PADDING: Node = Node {
-    threshold: i32::MAX,
-    offset: 0,
-};
+/// The threshold of a node below a leaf: every value goes left.
+pub(super) const PADDING: i32 = i32::MAX;
 
 /// An integer that orders values as `<` does: zeros of both signs have the same key.
 fn order_key(value: f32) -> i32 {
@@ -65,16 +60,21 @@ pub(super) struct PerfectTrees {
     n_features: usize,
     /// [`NARROW`] or [`WIDE`].
     width: usize,
-    /// `width` nodes per tree.
-    nodes: Vec<Node>,
-    /// Path lengths at the bottom, `width` per tree: a walk that ends at `i` has the one at
+    /// `width` nodes per tree: the [`order_key`] of each threshold, or [`PADDING`].
+    thresholds: Vec<i32>,
+    /// The feature that splits each node.
+    features: Vec<u8>,
+    /// Which path length is at the bottom, `width` per tree: a walk that ends at `i` has the one at
     /// `i % width`.
+    bottoms: Vec<u16>,
+    /// The path lengths, each once.
     lengths: Vec<f64>,
 }
 
 impl PerfectTrees {
     /// Pads the trees. `None` if a tree is deeper than [`MAX_DEPTH`], there are more than
-    /// [`MAX_FEATURES`] features, or most of a large forest would be padding.
+    /// [`MAX_FEATURES`] features, most of a large forest would be padding, or there are more than
+    /// 65,536 different path lengths.
     pub(super) fn new(trees: &Trees, n_features: usize) -> Option<Self> {
         let depth = trees
             .iter()
@@ -86,7 +86,7 @@ impl PerfectTrees {
         }
         let width = if 1 << depth <= NARROW { NARROW } else { WIDE };
         let padded = width * trees.len();
-        let size = padded * (size_of::<Node>() + size_of::<f64>());
+        let size = padded * NODE;
         if size > SMALL && padded > MAX_PADDING * trees.node_count() {
             return None;
         }
@@ -94,41 +94,95 @@ impl PerfectTrees {
             depth,
             n_features,
             width,
-            nodes: vec![PADDING; padded],
-            lengths: vec![0.0; padded],
+            thresholds: vec![PADDING; padded],
+            features: vec![0; padded],
+            bottoms: vec![0; padded],
+            lengths: Vec::new(),
         };
-        let path_lengths = PathLengths::new();
-        let nodes = perfect.nodes.chunks_mut(width);
-        let lengths = perfect.lengths.chunks_mut(width);
-        for ((tree, nodes), lengths) in trees.iter().zip(nodes).zip(lengths) {
-            lay_out(&tree, depth, nodes, lengths, &path_lengths);
+        let mut numbers = LengthNumbers::new();
+        for (i, tree) in trees.iter().enumerate() {
+            perfect.lay_out(&tree, i * width, &mut numbers)?;
         }
+        perfect.lengths = numbers.into_lengths();
         Some(perfect)
+    }
+
+    /// Writes a tree in heap order, from `first` on. `None` if there are too many path lengths.
+    fn lay_out(
+        &mut self,
+        tree: &Tree<'_>,
+        first: usize,
+        numbers: &mut LengthNumbers,
+    ) -> Option<()> {
+        // Node, depth and heap index.
+        let mut pending = vec![(0, 0, 1usize)];
+        while let Some((node, edges, index)) = pending.pop() {
+            match (tree.split(node), tree.children(node)) {
+                (Some((feature, threshold)), Some((left, right))) => {
+                    self.thresholds[first + index] = order_key(round_down_to_f32(threshold));
+                    self.features[first + index] = feature as u8;
+                    pending.push((left, edges + 1, 2 * index));
+                    pending.push((right, edges + 1, 2 * index + 1));
+                }
+                _ => {
+                    let rows = tree.n_node_samples()[node];
+                    let bottom = index << (self.depth - edges);
+                    self.bottoms[first + bottom % self.width] = numbers.number(edges, rows)?;
+                }
+            }
+        }
+        Some(())
     }
 
     /// Number of trees.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len() / self.width
+        self.thresholds.len() / self.width
     }
 
     /// The bytes that it holds.
     pub(super) fn memory_size(&self) -> usize {
-        size_of::<Node>() * self.nodes.capacity() + size_of::<f64>() * self.lengths.capacity()
+        size_of::<i32>() * self.thresholds.capacity()
+            + size_of::<u8>() * self.features.capacity()
+            + size_of::<u16>() * self.bottoms.capacity()
+            + size_of::<f64>() * self.lengths.capacity()
+    }
+
+    /// Levels of each tree, the leaves excluded.
+    pub(super) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    pub(super) fn n_features(&self) -> usize {
+        self.n_features
+    }
+
+    /// The path lengths.
+    pub(super) fn lengths(&self) -> &[f64] {
+        &self.lengths
+    }
+
+    /// Thresholds, features and bottoms of each tree, in order, `width` items each.
+    pub(super) fn trees(&self) -> impl Iterator<Item = (&[i32], &[u8], &[u16])> {
+        let thresholds = self.thresholds.chunks_exact(self.width);
+        let features = self.features.chunks_exact(self.width);
+        let bottoms = self.bottoms.chunks_exact(self.width);
+        thresholds
+            .zip(features)
+            .zip(bottoms)
+            .map(|((thresholds, features), bottoms)| (thresholds, features, bottoms))
     }
 
     /// The sum of one row's path lengths, added in the order of the trees.
     pub(super) fn path_length_sum(&self, row: &[f32]) -> f64 {
-        let nodes = self.nodes.chunks_exact(self.width);
-        let lengths = self.lengths.chunks_exact(self.width);
-        nodes.zip(lengths).fold(0.0, |sum, (nodes, lengths)| {
-            let mut index = 1;
-            for _ in 0..self.depth {
-                let node = nodes[index];
-                let value = order_key(row[node.offset as usize / LANES]);
-                index = 2 * index + usize::from(node.threshold < value);
-            }
-            sum + lengths[index % self.width]
-        })
+        self.trees()
+            .fold(0.0, |sum, (thresholds, features, bottoms)| {
+                let mut index = 1;
+                for _ in 0..self.depth {
+                    let value = order_key(row[usize::from(features[index])]);
+                    index = 2 * index + usize::from(thresholds[index] < value);
+                }
+                sum + self.lengths[usize::from(bottoms[index % self.width])]
+            })
     }
 
     /// Writes the sum of path lengths of each row to `sums`; `value` returns the value of a row and
@@ -159,11 +213,16 @@ impl PerfectTrees {
         }
         let mut positions = vec![[I::default(); LANES]; groups.len()];
         let mut padded_sums = vec![[0.0; LANES]; groups.len()];
-        let (nodes, _) = self.nodes.as_chunks::<WIDTH>();
-        let (lengths, _) = self.lengths.as_chunks::<WIDTH>();
-        for (nodes, lengths) in nodes.iter().zip(lengths) {
+        for (thresholds, features, bottoms) in self.trees() {
+            let (Some(thresholds), Some(features), Some(bottoms)) = (
+                thresholds.first_chunk::<WIDTH>(),
+                features.first_chunk::<WIDTH>(),
+                bottoms.first_chunk::<WIDTH>(),
+            ) else {
+                return;
+            };
             for (group, positions) in groups.iter().zip(&mut positions) {
-                *positions = walk_top(nodes, group);
+                *positions = walk_top(thresholds, features, group);
             }
             for ((group, positions), sums) in groups.iter().zip(&positions).zip(&mut padded_sums) {
                 for half in [0, OVERLAP] {
@@ -171,13 +230,14 @@ impl PerfectTrees {
                         std::array::from_fn(|lane| positions[half + lane]);
                     for _ in TOP_LEVELS..self.depth {
                         for (lane, index) in indices.iter_mut().enumerate() {
-                            let node = nodes[index.get() % WIDTH];
-                            let offset = node.offset as usize % (VALUES - LANES);
-                            *index = index.child(node.threshold < group[offset + half + lane]);
+                            let node = index.get() % WIDTH;
+                            let value = group[offset::<VALUES>(features[node]) + half + lane];
+                            *index = index.child(thresholds[node] < value);
                         }
                     }
                     for (lane, index) in indices.iter().enumerate() {
-                        sums[half + lane] += lengths[index.get() % WIDTH];
+                        let bottom = bottoms[index.get() % WIDTH];
+                        sums[half + lane] += self.lengths[usize::from(bottom)];
                     }
                 }
             }
@@ -230,10 +290,11 @@ impl HeapIndex for u32 {
 /// This function and its callees are inlined; otherwise the lanes go through memory at every call.
 #[inline(always)]
 fn walk_top<I: HeapIndex, const VALUES: usize>(
-    nodes: &[Node],
+    thresholds: &[i32],
+    features: &[u8],
     group: &[i32; VALUES],
 ) -> [I; LANES] {
-    let right = |index: usize| goes_right(nodes[index], group);
+    let right = |index: usize| goes_right(thresholds[index], features[index], group);
     let first = right(1);
     let second = select(&first, right(3), right(2));
     let third = select(
@@ -246,12 +307,16 @@ fn walk_top<I: HeapIndex, const VALUES: usize>(
 
 /// For each row, all bits set if its value goes right, else none.
 #[inline(always)]
-fn goes_right<const VALUES: usize>(node: Node, group: &[i32; VALUES]) -> [i32; LANES] {
-    let offset = node.offset as usize % (VALUES - LANES);
+fn goes_right<const VALUES: usize>(
+    threshold: i32,
+    feature: u8,
+    group: &[i32; VALUES],
+) -> [i32; LANES] {
+    let offset = offset::<VALUES>(feature);
     let values = &group[offset..offset + LANES];
     let mut right = [0; LANES];
     for (right, &value) in right.iter_mut().zip(values) {
-        *right = -i32::from(node.threshold < value);
+        *right = -i32::from(threshold < value);
     }
     right
 }
@@ -266,31 +331,44 @@ fn select(mask: &[i32; LANES], right: [i32; LANES], left: [i32; LANES]) -> [i32;
     selected
 }
 
-/// Writes a tree in heap order to `nodes` and `lengths`.
-fn lay_out(
-    tree: &Tree<'_>,
-    depth: u32,
-    nodes: &mut [Node],
-    lengths: &mut [f64],
-    path_lengths: &PathLengths,
-) {
-    // Node, depth and heap index.
-    let mut pending = vec![(0, 0, 1usize)];
-    while let Some((node, edges, index)) = pending.pop() {
-        match (tree.split(node), tree.children(node)) {
-            (Some((feature, threshold)), Some((left, right))) => {
-                nodes[index] = Node {
-                    threshold: order_key(round_down_to_f32(threshold)),
-                    offset: (feature * LANES) as u32,
-                };
-                pending.push((left, edges + 1, 2 * index));
-                pending.push((right, edges + 1, 2 * index + 1));
-            }
-            _ => {
-                let rows = tree.n_node_samples()[node];
-                let bottom = index << (depth - edges);
-                lengths[bottom % nodes.len()] = path_lengths.of_leaf(edges, rows);
+/// Where the values of a feature begin in a group of rows.
+#[inline(always)]
+fn offset<const VALUES: usize>(feature: u8) -> usize {
+    usize::from(feature) * LANES % (VALUES - LANES)
+}
+
+/// Numbers the path lengths of leaves.
+struct LengthNumbers {
+    path_lengths: PathLengths,
+    /// By the bits of the path length.
+    numbers: HashMap<u64, u16>,
+    lengths: Vec<f64>,
+}
+
+impl LengthNumbers {
+    fn new() -> Self {
+        Self {
+            path_lengths: PathLengths::new(),
+            numbers: HashMap::new(),
+            lengths: Vec::new(),
+        }
+    }
+
+    /// The number of a leaf's path length. `None` beyond 65,536.
+    fn number(&mut self, edges: u32, rows: u32) -> Option<u16> {
+        let length = self.path_lengths.of_leaf(edges, rows);
+        match self.numbers.entry(length.to_bits()) {
+            Entry::Occupied(entry) => Some(*entry.get()),
+            Entry::Vacant(entry) => {
+                let number = self.lengths.len().try_into().ok()?;
+                self.lengths.push(length);
+                Some(*entry.insert(number))
             }
         }
+    }
+
+    fn into_lengths(mut self) -> Vec<f64> {
+        self.lengths.shrink_to_fit();
+        self.lengths
     }
 }
