@@ -110,7 +110,7 @@ impl Evaluator {
             Method::Step(step) => -step.score(row[0] as f32),
             Method::Perfect(trees) => self.score(trees.path_length_sum(&narrow(row))),
             Method::Walk(walk) => self.score(walk.path_length_sum(&narrow(row))),
-            Method::Distance(trees) => self.score(trees.depth_sum(&narrow(row))),
+            Method::Distance(trees) => self.score(trees.depth_sum(Level::new(), &narrow(row))),
         }
     }
 
@@ -145,7 +145,7 @@ impl Evaluator {
     ) -> Option<Vec<(f32, f32)>> {
         match &self.method {
             Method::Distance(trees) if trees.n_features() == 1 => {
-                let depth = |value: f32| trees.depth_sum(&[value]);
+                let depth = |value: f32| trees.depth_sum(Level::new(), &[value]);
                 let is_normal = |depth| is_normal(self.score(depth));
                 Some(normal_ranges(&trees.edges(), depth, is_normal))
             }
@@ -261,7 +261,10 @@ impl Evaluator {
             (Method::Walk(walk), _) => {
                 each_row(values, scores, |row| walk.path_length_sum(row));
             }
-            (Method::Distance(trees), _) => each_row(values, scores, |row| trees.depth_sum(row)),
+            (Method::Distance(trees), _) => {
+                let narrow: Vec<f32> = values.iter().map(|&value| as_f32(value)).collect();
+                trees.depth_sums(level, &narrow, scores);
+            }
         }
         for score in scores {
             *score = self.score(*score);
@@ -309,65 +312,79 @@ mod tests {
         })
     }
 
-    // Single rows are scored by other methods, which are checked against a plain walk.
+    /// Checks that batches have the scores of single rows, in every bit, on all levels. Single rows are
+    /// scored by other methods, which are checked against a plain walk.
+    fn check_batches(
+        (trees, rows_per_tree, columns): (usize, usize, usize),
+        with_boxes: bool,
+        has_planes: bool,
+    ) {
+        for kind in 0..4 {
+            let mut random = NumpyRandom::new(11);
+            let training = values(kind, &mut random, 700, columns);
+            let params = IsolationForest::params()
+                .n_estimators(trees)
+                .max_samples(MaxSamples::Count(rows_per_tree))
+                .random_state(1);
+            let params = params.check().expect("valid");
+            let forest = params.grow(&training, with_boxes).expect("it fits");
+            let evaluator = forest.evaluator();
+            let mut batch = values(kind, &mut random, MIN_COMPILE_ROWS + 3, columns);
+            // The thresholds themselves, and beyond the range of `f32`.
+            for (row, tree) in forest.trees().take(200).enumerate() {
+                if let Some((feature, threshold)) = tree.split(0) {
+                    batch[(row, feature)] = threshold;
+                }
+            }
+            batch[(300, 0)] = 1e300;
+            batch[(301, 0)] = -1e300;
+            batch[(302, columns - 1)] = -0.0;
+            let expected: Vec<f64> = batch
+                .rows()
+                .into_iter()
+                .map(|row| evaluator.score_one(&row.to_vec()))
+                .collect();
+            let reversed = batch.slice_axis(Axis(0), Slice::new(0, None, -1));
+            for level in levels() {
+                let context = format!("{level:?}, {trees} trees x {columns}, kind {kind}");
+                let mut scores = vec![0.0; batch.nrows()];
+                assert!(evaluator.score_samples_at(level, &batch, &mut scores));
+                assert_eq!(scores, expected, "{context}");
+                assert!(evaluator.score_samples_at(level, &reversed, &mut scores));
+                scores.reverse();
+                assert_eq!(scores, expected, "{context}, reversed");
+            }
+            let planes = evaluator.planes.get().and_then(Option::as_ref);
+            assert_eq!(planes.is_some(), has_planes);
+            // A smaller batch uses the planes that are there.
+            let some = batch.slice_axis(Axis(0), Slice::from(..MIN_PLANE_ROWS + 1));
+            let mut scores = vec![0.0; some.nrows()];
+            assert!(evaluator.score_samples(&some, &mut scores));
+            assert_eq!(scores, expected[..some.nrows()]);
+        }
+    }
+
     #[test]
     fn batches_have_the_bits_of_single_rows_on_all_levels() {
-        let mut random = NumpyRandom::new(11);
-        for (trees, rows_per_tree, columns) in [
-            (100, 256, 1),
-            (30, 100, 1),
-            (100, 256, 2),
-            (100, 256, 10),
-            (7, 64, 3),
-            (3, 1, 3),
-            // Several groups of planes.
-            (300, 256, 3),
-            (20, 256, 40),
-            // Too deep for planes.
-            (20, 600, 3),
-        ] {
-            for kind in 0..4 {
-                let training = values(kind, &mut random, 700, columns);
-                let params = IsolationForest::params()
-                    .n_estimators(trees)
-                    .max_samples(MaxSamples::Count(rows_per_tree))
-                    .random_state(1);
-                let params = params.check().expect("valid");
-                let forest = params.grow(&training, false).expect("it fits");
-                let evaluator = forest.evaluator();
-                let mut batch = values(kind, &mut random, MIN_COMPILE_ROWS + 3, columns);
-                // The thresholds themselves, and beyond the range of `f32`.
-                for (row, tree) in forest.trees().take(200).enumerate() {
-                    if let Some((feature, threshold)) = tree.split(0) {
-                        batch[(row, feature)] = threshold;
-                    }
-                }
-                batch[(300, 0)] = 1e300;
-                batch[(301, 0)] = -1e300;
-                batch[(302, columns - 1)] = -0.0;
-                let expected: Vec<f64> = batch
-                    .rows()
-                    .into_iter()
-                    .map(|row| evaluator.score_one(&row.to_vec()))
-                    .collect();
-                let reversed = batch.slice_axis(Axis(0), Slice::new(0, None, -1));
-                for level in levels() {
-                    let mut scores = vec![0.0; batch.nrows()];
-                    assert!(evaluator.score_samples_at(level, &batch, &mut scores));
-                    assert_eq!(scores, expected, "{level:?}, {trees} trees, kind {kind}");
-                    assert!(evaluator.score_samples_at(level, &reversed, &mut scores));
-                    scores.reverse();
-                    assert_eq!(scores, expected, "{level:?}, {trees} trees, kind {kind}");
-                }
-                let planes = evaluator.planes.get().and_then(Option::as_ref);
-                assert_eq!(planes.is_some(), columns > 1 && rows_per_tree <= 256);
-                // A smaller batch uses the planes that are there.
-                let some = batch.slice_axis(Axis(0), Slice::from(..MIN_PLANE_ROWS + 1));
-                let mut scores = vec![0.0; some.nrows()];
-                assert!(evaluator.score_samples(&some, &mut scores));
-                assert_eq!(scores, expected[..some.nrows()]);
-            }
+        check_batches((100, 256, 1), false, false);
+        check_batches((30, 100, 1), false, false);
+        check_batches((100, 256, 2), false, true);
+        check_batches((100, 256, 10), false, true);
+        check_batches((7, 64, 3), false, true);
+        check_batches((3, 1, 3), false, true);
+        // Several groups of planes.
+        check_batches((300, 256, 3), false, true);
+        check_batches((20, 256, 40), false, true);
+        // Too deep for planes.
+        check_batches((20, 600, 3), false, false);
+    }
+
+    #[test]
+    fn batches_with_distances_have_the_bits_of_single_rows_on_all_levels() {
+        for columns in [1, 2, 3, 4, 6, 11] {
+            check_batches((30, 256, columns), true, false);
         }
+        check_batches((5, 700, 24), true, false);
     }
 
     #[test]
