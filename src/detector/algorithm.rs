@@ -388,27 +388,31 @@ impl Detector {
         &self,
         rows: ArrayView2<'_, f64>,
     ) -> Result<Vec<Prediction<Vec<f64>>>, DetectorError> {
-        self.predict_rows_with(rows, |scaled| scaled.to_vec())
+        let (predictions, scaled) = self.predict_rows_scaled(rows)?;
+        let with_scaled =
+            |(prediction, scaled): (Prediction<()>, ArrayView1<'_, f64>)| Prediction {
+                scaled: scaled.to_vec(),
+                anomaly_score: prediction.anomaly_score,
+                is_anomaly: prediction.is_anomaly,
+                out_of_range: prediction.out_of_range,
+            };
+        Ok(predictions
+            .into_iter()
+            .zip(scaled.rows())
+            .map(with_scaled)
+            .collect())
     }
 
-    /// As [`predict_rows`](Self::predict_rows), without the scaled readings.
+    /// As [`predict_rows`](Self::predict_rows), with the scaled readings in one array, of the same
+    /// shape as `rows` and in row-major order.
     ///
     /// # Errors
     ///
     /// Same as [`predict_rows`](Self::predict_rows).
-    pub fn predict_rows_unscaled(
+    pub fn predict_rows_scaled(
         &self,
         rows: ArrayView2<'_, f64>,
-    ) -> Result<Vec<Prediction<()>>, DetectorError> {
-        self.predict_rows_with(rows, |_| ())
-    }
-
-    /// Predicts many readings; `keep` makes what is kept of a scaled reading.
-    fn predict_rows_with<S>(
-        &self,
-        rows: ArrayView2<'_, f64>,
-        keep: impl Fn(ArrayView1<'_, f64>) -> S,
-    ) -> Result<Vec<Prediction<S>>, DetectorError> {
+    ) -> Result<(Vec<Prediction<()>>, Array2<f64>), DetectorError> {
         self.forest.check_width(rows.ncols())?;
         if let Some((row, feature, value)) = first_not_finite(&rows) {
             let error = ScoreError::NotFinite {
@@ -418,17 +422,14 @@ impl Detector {
             };
             return Err(error.into());
         }
-        let scaled = scale(&self.scaler, rows.to_owned())?;
+        let scaled = scale(&self.scaler, rows.as_standard_layout().into_owned())?;
         let scores = self.forest.decision_function(&scaled)?;
-        let predictions =
-            rows.rows()
-                .into_iter()
-                .zip(scaled.rows())
-                .zip(scores)
-                .map(|((row, scaled), score)| {
-                    self.prediction(row.iter().copied(), score, keep(scaled))
-                });
-        Ok(predictions.collect())
+        let predictions = rows
+            .rows()
+            .into_iter()
+            .zip(scores)
+            .map(|(row, score)| self.prediction(row.iter().copied(), score, ()));
+        Ok((predictions.collect(), scaled))
     }
 
     /// The anomaly score of each reading; `readings` has the shape (readings, features).
@@ -440,7 +441,7 @@ impl Detector {
         &self,
         readings: ArrayView2<'_, f64>,
     ) -> Result<Array1<f64>, DetectorError> {
-        let predictions = self.predict_rows_unscaled(readings)?;
+        let (predictions, _) = self.predict_rows_scaled(readings)?;
         Ok(predictions
             .into_iter()
             .map(|prediction| prediction.anomaly_score)

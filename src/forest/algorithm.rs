@@ -202,6 +202,11 @@ impl IsolationForest {
         size_of::<Self>() + self.fitted.trees.memory_size() + self.evaluator.memory_size()
     }
 
+    /// The bytes of them that were compiled for the first large batch.
+    pub(crate) fn batch_memory_size(&self) -> usize {
+        self.evaluator.planes_memory_size()
+    }
+
     /// scikit-learn's `score_samples`, one score per row: in `[-1, 0)`, lower is more abnormal.
     ///
     /// `rows` has the shape (rows, features).

@@ -35,8 +35,11 @@ pub(super) async fn predict_default(
             response => response,
         };
     }
+    if let Some(values) = wire::plain_values(&body, 1) {
+        return Box::pin(predict_batch(&app, model, values)).await;
+    }
     match wire::parse_values(&body) {
-        Ok((request, false)) => respond_values(model, request).await,
+        Ok((request, false)) => respond_values(&app, model, request).await,
         Ok((request, true)) => Box::pin(explain_values(model, request)).await,
         // Boxed, so that the usual request does not carry the state of this one.
         Err(error) if error.is_readings() => {
@@ -56,7 +59,7 @@ pub(super) async fn predict_named(
 
 /// Predicts with any model.
 async fn predict_with(
-    app: &AppState,
+    app: &Arc<AppState>,
     name: &ModelName,
     mut model: Arc<ServedModel>,
     body: &[u8],
@@ -71,30 +74,40 @@ async fn predict_with(
     }
     let detector = &model.detector;
     let features = detector.forest().n_features();
+    if let Some(values) = wire::plain_values(body, features) {
+        return Box::pin(predict_batch(app, model, values)).await;
+    }
     let (request, explain) = wire::parse_rows(body, features, &model.feature_names)?;
     if explain {
         return Box::pin(explain_rows(app, model, request)).await;
     }
     match request {
-        request if features == 1 => respond_values(model, request.map(|row| row[0])).await,
-        request @ PredictRequest::One(_) => {
-            respond(&model, request, |row| detector.predict_row(row))
-        }
-        PredictRequest::Many(rows) => {
-            if rows.len() * detector.forest().walks_per_row() <= MAX_INLINE_WALKS {
-                return predict_rows(&model, &rows);
-            }
-            // Batches wait for each other, and each reading is held twice: as parsed, and in a matrix.
-            let size = size_of::<Vec<f64>>() + 2 * features * size_of::<f64>();
-            let waiting = app.bodies.reserve(rows.len() * size)?;
-            run_blocking(move || {
-                let response = predict_rows(&model, &rows);
-                drop(waiting);
-                response
-            })
-            .await
-        }
+        request if features == 1 => respond_values(app, model, request.map(|row| row[0])).await,
+        PredictRequest::One(row) => respond_one(&model, &row, detector.predict_row(&row)),
+        PredictRequest::Many(rows) => Box::pin(predict_batch(app, model, rows.concat())).await,
     }
+}
+
+/// Predicts many readings, whose values follow one another.
+async fn predict_batch(
+    app: &Arc<AppState>,
+    model: Arc<ServedModel>,
+    values: Vec<f64>,
+) -> Result<Response, ApiError> {
+    let forest = model.detector.forest();
+    let readings = values.len() / forest.n_features();
+    if readings * forest.walks_per_row() <= MAX_INLINE_WALKS {
+        return predict_rows(app, &model, &values);
+    }
+    // Batches wait for each other, and each reading is held twice: as sent, and scaled.
+    let waiting = app.bodies.reserve(2 * size_of_val(&values[..]))?;
+    let app = Arc::clone(app);
+    run_blocking(move || {
+        let response = predict_rows(&app, &model, &values);
+        drop(waiting);
+        response
+    })
+    .await
 }
 
 /// Predicts readings that are a part of a request, with a model without a window. `walks` are those
@@ -117,8 +130,8 @@ pub(super) async fn predict_readings(
         let answers = rows.into_iter().map(|row| {
             let row = row?;
             match *row {
-                [value] => respond_one(&model, &value, model.detector.predict(value)),
-                _ => respond_one(&model, &row, model.detector.predict_row(&row)),
+                [value] => answer(&model, &value, model.detector.predict(value)),
+                _ => answer(&model, &row, model.detector.predict_row(&row)),
             }
         });
         answers.collect()
@@ -138,17 +151,14 @@ pub(super) async fn predict_readings(
 
 /// Predicts with a model of one feature.
 async fn respond_values(
+    app: &Arc<AppState>,
     model: Arc<ServedModel>,
     request: PredictRequest<f64>,
 ) -> Result<Response, ApiError> {
-    let walks_per_row = model.detector.forest().walks_per_row();
-    match &request {
-        PredictRequest::Many(values) if values.len() * walks_per_row > MAX_INLINE_WALKS => {
-            let predict = move || respond(&model, request, |&value| model.detector.predict(value));
-            // Boxed, so that the usual request does not carry the state of this one.
-            Box::pin(run_blocking(predict)).await
-        }
-        _ => respond(&model, request, |&value| model.detector.predict(value)),
+    match request {
+        PredictRequest::One(value) => respond_one(&model, &value, model.detector.predict(value)),
+        // Boxed, so that the usual request does not carry the state of this one.
+        PredictRequest::Many(values) => Box::pin(predict_batch(app, model, values)).await,
     }
 }
 
@@ -202,21 +212,30 @@ pub(super) async fn run_blocking<T: Send + 'static>(
         .map_err(|error| ApiError::internal(&error.to_string()))?
 }
 
-fn predict_rows(model: &ServedModel, rows: &[Vec<f64>]) -> Result<Response, ApiError> {
+fn predict_rows(app: &AppState, model: &ServedModel, values: &[f64]) -> Result<Response, ApiError> {
     let detector = &model.detector;
     let features = detector.forest().n_features();
-    let values = rows.concat();
-    let view = ArrayView2::from_shape((rows.len(), features), &values)
+    let rows = ArrayView2::from_shape((values.len() / features, features), values)
         .map_err(|error| ApiError::internal(&error.to_string()))?;
-    let predictions = detector.predict_rows(view).map_err(|error| {
+    let predicted = detector.predict_rows_scaled(rows);
+    app.registry.count_memory(model);
+    let (predictions, scaled) = predicted.map_err(|error| {
         let row = match error {
             DetectorError::Overflow { row, .. } => row.unwrap_or(0),
             _ => 0,
         };
-        prediction_error(Place::item("values", row), &rows[row], &error)
+        let place = Place::item("values", row);
+        match values[row * features..][..features] {
+            [value] => prediction_error(place, &value, &error),
+            ref reading => prediction_error(place, &reading.to_vec(), &error),
+        }
     })?;
     count(model, predictions.iter());
-    Ok(([JSON], wire::predictions(rows, &predictions)).into_response())
+    let scaled = scaled
+        .as_slice()
+        .ok_or_else(|| ApiError::internal("the scaled readings are not in row-major order"))?;
+    let body = wire::predictions(features, values, scaled, &predictions);
+    Ok(([JSON], body).into_response())
 }
 
 /// Counts predictions by their verdict.
@@ -230,35 +249,18 @@ fn count<'a, R: 'a>(
     model.verdicts.count(count - anomalies, anomalies, 0);
 }
 
-/// Predicts reading by reading.
-fn respond<R: Reading>(
+/// The response to one reading.
+fn respond_one<R: Reading>(
     model: &ServedModel,
-    request: PredictRequest<R>,
-    predict: impl Fn(&R) -> Result<Prediction<R>, DetectorError>,
+    reading: &R,
+    predicted: Result<Prediction<R>, DetectorError>,
 ) -> Result<Response, ApiError> {
-    match request {
-        PredictRequest::One(reading) => {
-            let body = respond_one(model, &reading, predict(&reading))?;
-            Ok(([JSON], body).into_response())
-        }
-        PredictRequest::Many(readings) => {
-            let predictions: Vec<_> = readings
-                .iter()
-                .enumerate()
-                .map(|(i, reading)| {
-                    predict(reading).map_err(|error| {
-                        prediction_error(Place::item("values", i), reading, &error)
-                    })
-                })
-                .collect::<Result<_, _>>()?;
-            count(model, predictions.iter());
-            Ok(([JSON], wire::predictions(&readings, &predictions)).into_response())
-        }
-    }
+    let body = answer(model, reading, predicted)?;
+    Ok(([JSON], body).into_response())
 }
 
 /// The body of the response to one reading.
-fn respond_one<R: Reading>(
+fn answer<R: Reading>(
     model: &ServedModel,
     reading: &R,
     predicted: Result<Prediction<R>, DetectorError>,

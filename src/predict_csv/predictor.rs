@@ -34,7 +34,7 @@ pub(super) fn predict(model: &ServedModel, readings: &Readings) -> Vec<Result<Pr
     let rows = readings.values.chunks_exact(features);
     // Fails if a reading is too far out, whose neighbours are still to be predicted.
     if let Ok(view) = ArrayView2::from_shape((rows.len(), features), &readings.values)
-        && let Ok(predictions) = detector.predict_rows_unscaled(view)
+        && let Ok((predictions, _)) = detector.predict_rows_scaled(view)
     {
         let predictions = predictions.into_iter().zip(rows);
         return predictions

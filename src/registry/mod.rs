@@ -289,6 +289,14 @@ impl Registry {
         self.shared.write_metrics(text);
     }
 
+    /// Counts the memory that a model has taken for its first large batch, and unloads others if it has
+    /// to.
+    pub(crate) fn count_memory(&self, model: &ServedModel) {
+        if model.count_memory(&self.shared.budget) {
+            self.shared.unload_excess();
+        }
+    }
+
     /// How many bytes of memory models and trainings take.
     pub(crate) fn memory_used(&self) -> usize {
         self.shared.budget.reserved()

@@ -55,6 +55,8 @@ pub struct ServedModel {
     normal_ranges: OnceLock<Option<Vec<NormalRange>>>,
     /// The memory of the model, until the last request that uses it is done.
     memory: Reservation,
+    /// The memory of what its forest compiled for the first large batch.
+    batch_memory: OnceLock<Reservation>,
 }
 
 impl ServedModel {
@@ -107,6 +109,7 @@ impl ServedModel {
             verdicts,
             normal_ranges: OnceLock::new(),
             memory: budget.reserve(size),
+            batch_memory: OnceLock::new(),
         }
     }
 
@@ -150,7 +153,18 @@ impl ServedModel {
 
     /// The bytes that it holds.
     pub fn memory_size(&self) -> usize {
-        self.memory.bytes()
+        let batch = self.batch_memory.get();
+        self.memory.bytes() + batch.map_or(0, Reservation::bytes)
+    }
+
+    /// Counts the memory of what its forest compiled for the first large batch. Returns whether it was
+    /// not counted yet.
+    pub(super) fn count_memory(&self, budget: &Arc<MemoryBudget>) -> bool {
+        let size = self.detector.forest().batch_memory_size();
+        if size == 0 || self.batch_memory.get().is_some() {
+            return false;
+        }
+        self.batch_memory.set(budget.reserve(size)).is_ok()
     }
 
     /// The number of the stored version.

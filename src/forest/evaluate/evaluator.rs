@@ -85,14 +85,19 @@ impl Evaluator {
 
     /// The bytes that it holds.
     pub(in crate::forest) fn memory_size(&self) -> usize {
-        let planes = self.planes.get().and_then(Option::as_ref);
         let method = match &self.method {
             Method::Step(step) => step.memory_size(),
             Method::Perfect(trees) => trees.memory_size(),
             Method::Walk(walk) => walk.memory_size(),
             Method::Distance(trees) => trees.memory_size(),
         };
-        method + planes.map_or(0, PlaneTrees::memory_size)
+        method + self.planes_memory_size()
+    }
+
+    /// The bytes of them that are planes.
+    pub(in crate::forest) fn planes_memory_size(&self) -> usize {
+        let planes = self.planes.get().and_then(Option::as_ref);
+        planes.map_or(0, PlaneTrees::memory_size)
     }
 
     /// The boxes of the nodes; `None` if scores do not know distances.

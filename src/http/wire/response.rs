@@ -12,9 +12,6 @@ use crate::store::{Drift, ModelName};
 
 /// A reading, or its scaled values: a number, or a list of numbers.
 pub(in crate::http) trait Reading {
-    /// Writes it as JSON.
-    fn push(&self, body: &mut String);
-
     /// The value of each feature.
     fn values(&self) -> &[f64];
 
@@ -26,10 +23,6 @@ pub(in crate::http) trait Reading {
 }
 
 impl Reading for f64 {
-    fn push(&self, body: &mut String) {
-        push_float(body, *self);
-    }
-
     fn values(&self) -> &[f64] {
         std::slice::from_ref(self)
     }
@@ -44,10 +37,6 @@ impl Reading for f64 {
 }
 
 impl Reading for Vec<f64> {
-    fn push(&self, body: &mut String) {
-        push_list(body, self);
-    }
-
     fn values(&self) -> &[f64] {
         self
     }
@@ -69,18 +58,24 @@ pub(in crate::http) fn prediction<R: Reading>(reading: &R, prediction: &Predicti
     body.into_bytes()
 }
 
-/// The response to many readings.
-pub(in crate::http) fn predictions<R: Reading>(
-    readings: &[R],
-    judged: &[Prediction<R>],
+/// The response to many readings of `features` values each: `values` and `scaled` hold one reading
+/// after the other.
+pub(in crate::http) fn predictions(
+    features: usize,
+    values: &[f64],
+    scaled: &[f64],
+    judged: &[Prediction<()>],
 ) -> Vec<u8> {
-    let mut body = String::with_capacity(20 + 160 * judged.len());
+    let mut body = String::with_capacity(20 + (120 + 40 * features) * judged.len());
     body.push_str("{\"predictions\":[");
-    for (i, (reading, prediction)) in readings.iter().zip(judged).enumerate() {
+    let readings = values.chunks_exact(features);
+    let scaled = scaled.chunks_exact(features);
+    for (i, ((reading, scaled), prediction)) in readings.zip(scaled).zip(judged).enumerate() {
         if i > 0 {
             body.push(',');
         }
-        push_prediction(&mut body, reading, prediction);
+        push_score(&mut body, prediction);
+        push_judged(&mut body, prediction, reading, scaled);
     }
     body.push_str("]}\n");
     body.into_bytes()
@@ -88,18 +83,23 @@ pub(in crate::http) fn predictions<R: Reading>(
 
 fn push_prediction<R: Reading>(body: &mut String, reading: &R, prediction: &Prediction<R>) {
     push_score(body, prediction);
-    push_judged(body, reading, prediction);
+    push_judged(
+        body,
+        prediction,
+        reading.values(),
+        prediction.scaled.values(),
+    );
 }
 
-fn push_score<R>(body: &mut String, prediction: &Prediction<R>) {
+fn push_score<S>(body: &mut String, prediction: &Prediction<S>) {
     body.push_str("{\"anomaly_score\":");
     push_float(body, prediction.anomaly_score);
 }
 
 /// The rest of a prediction, after its score.
-fn push_judged<R: Reading>(body: &mut String, reading: &R, prediction: &Prediction<R>) {
+fn push_judged<S>(body: &mut String, prediction: &Prediction<S>, reading: &[f64], scaled: &[f64]) {
     body.push_str(",\"input_value\":");
-    reading.push(body);
+    push_values(body, reading);
     body.push_str(match prediction.out_of_range {
         None => "",
         Some(true) => ",\"out_of_range\":true",
@@ -110,12 +110,20 @@ fn push_judged<R: Reading>(body: &mut String, reading: &R, prediction: &Predicti
     } else {
         ",\"prediction\":0,\"scaled_value\":"
     });
-    prediction.scaled.push(body);
+    push_values(body, scaled);
     body.push_str(if prediction.is_anomaly {
         ",\"status\":\"Anomaly Detected\"}"
     } else {
         ",\"status\":\"Normal Behaviour\"}"
     });
+}
+
+/// A number for one feature, a list for several.
+fn push_values(body: &mut String, values: &[f64]) {
+    match values {
+        [value] => push_float(body, *value),
+        values => push_list(body, values),
+    }
 }
 
 /// The response to readings with an explanation: to the only one, or to a list.
@@ -132,7 +140,12 @@ pub(in crate::http) fn explained_predictions<R: Reading>(
         |body, (reading, (prediction, contributions))| {
             push_score(body, prediction);
             push_contributions(body, contributions, names);
-            push_judged(body, reading, prediction);
+            push_judged(
+                body,
+                prediction,
+                reading.values(),
+                prediction.scaled.values(),
+            );
         },
     )
 }
@@ -161,10 +174,6 @@ pub(in crate::http) fn windowed_predictions<'a>(
 }
 
 fn push_windowed(body: &mut String, prediction: &WindowedPrediction<'_>, names: Option<&[String]>) {
-    let push_values = |body: &mut String, values: &[f64]| match values {
-        [value] => push_float(body, *value),
-        values => push_list(body, values),
-    };
     body.push_str(match prediction.alarm {
         None => "{\"anomaly_score\":",
         Some(true) => "{\"alarm\":true,\"anomaly_score\":",
@@ -419,6 +428,10 @@ fn push_list(body: &mut String, values: &[f64]) {
 fn push_float(out: &mut String, value: f64) {
     let mut buffer = zmij::Buffer::new();
     let text = buffer.format_finite(value);
+    if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
+        out.push_str(text);
+        return;
+    }
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),
         None => ("", text),

@@ -37,11 +37,11 @@ async fn the_size_of_a_model_is_limited() {
         assert!(answer.error().contains(expected), "{}", answer.body);
         assert!(answer.body.len() < 500, "{}", answer.body.len());
     }
-    let half_a_million = vec!["[1,2]"; 520_000].join(",");
-    let long = format!("{{\"n_estimators\":3900,\"samples\":[{half_a_million}]}}");
+    let two_million = vec!["[1,2]"; 2_000_000].join(",");
+    let long = format!("{{\"n_estimators\":3900,\"samples\":[{two_million}]}}");
     let answer = app.post("/models/m/retrain", long).await;
     let error = answer.error();
-    assert!(error.contains("fewer samples (520000)"), "{error}");
+    assert!(error.contains("fewer samples (2000000)"), "{error}");
     // Settings that were allowed for few readings are checked again for many.
     let few = json!({ "samples": [1, 2, 3], "n_estimators": 10_000, "max_samples": 1.0 });
     app.post("/models/default/retrain", few.to_string())
