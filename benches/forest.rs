@@ -30,7 +30,7 @@ fn predict(c: &mut Criterion) {
 
 fn score(c: &mut Criterion) {
     for columns in [1, 10] {
-        let forest = work::fit(&work::data(100_000, columns));
+        let forest = work::fit(work::params(), &work::data(100_000, columns));
         let rows = work::data(100_000, columns);
         work::check(&forest, &rows);
         c.bench_function(&format!("score 100000 x {columns}"), |b| {
@@ -74,9 +74,9 @@ fn distance(c: &mut Criterion) {
 fn fit(c: &mut Criterion) {
     for (rows, columns) in [(500, 1), (100_000, 10)] {
         let data = work::data(rows, columns);
-        work::check(&work::fit(&data), &data);
+        work::check(&work::fit(work::params(), &data), &data);
         c.bench_function(&format!("fit {rows} x {columns}"), |b| {
-            b.iter(|| work::fit(black_box(&data)));
+            b.iter(|| work::fit(work::params(), black_box(&data)));
         });
     }
 }

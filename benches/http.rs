@@ -2,6 +2,8 @@
 //!
 //! * `http baseline`: an axum handler that parses `{"value":x}` and returns a constant, on the
 //!   runtime of the real server. Prints its address and serves until it is killed.
+//! * `http limit`: axum handlers that parse `{"values":[…]}` with serde and answer as many bytes as the
+//!   path says, on the same runtime: `/values/BYTES` takes numbers, `/rows/BYTES` arrays of numbers.
 //! * `http bare`: a loop that answers every read with the same constant, parses nothing and never
 //!   sleeps: a lower bound for the latency of one connection.
 //! * `http load ADDRESS CONNECTIONS SECONDS [RETRAIN_ADDRESS]`: sends requests to /predict; each
@@ -10,10 +12,13 @@
 //!   seconds. Sends the API key in the variable `IFOREST_KEY`, if there is one.
 //! * `http poll …`: same as `load`, but the client polls for responses and never sleeps. Waking a
 //!   client takes longer than the server takes to respond, so this measures the server better.
+//! * `http batch ADDRESS PATH ROWSxFEATURES SECONDS`: as `load`, with so many readings in each request, on
+//!   two connections, so that the server never waits for the client. To a PATH below `/v2` it sends
+//!   the tensor of the Open Inference Protocol, else `{"values":[…]}`.
 //! * no arguments (`cargo bench --bench http`): the server and the baseline, in alternating order,
 //!   without and with API keys. The baseline ignores the key that it is sent.
 //!
-//! `compare/compare.py` uses the first four.
+//! `compare/compare.py` uses all but the last.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -22,9 +27,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::extract::{DefaultBodyLimit, Path};
 use axum::routing::post;
 use axum::{Json, Router};
+use bytes::Bytes;
 use iforest_server::server;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -42,7 +51,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["baseline"] => baseline(),
+        ["limit"] => limit(),
         ["bare"] => bare(),
+        ["batch", address, path, shape, seconds] => {
+            let address = address.parse()?;
+            let (rows, columns) = shape.split_once('x').ok_or("no shape")?;
+            let body = batch(rows.parse()?, columns.parse()?, path.starts_with("/v2/"));
+            let work = Work {
+                wait: Wait::Sleep,
+                address,
+                connections: 2,
+                request: request(path, address, &body, None),
+                retrain: None,
+            };
+            let seconds = Duration::from_secs_f64(seconds.parse()?);
+            println!("{}", Load::run(&work, seconds)?.to_json());
+            Ok(())
+        }
         [
             command @ ("load" | "poll"),
             address,
@@ -58,15 +83,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Wait::Sleep
             };
             let key = std::env::var("IFOREST_KEY").ok();
-            let load = load(
-                wait,
-                address.parse()?,
-                connections.parse()?,
-                seconds,
-                retrain,
-                key.as_deref(),
-            )?;
-            println!("{}", load.to_json());
+            let (address, connections) = (address.parse()?, connections.parse()?);
+            let work = Work::predict(wait, address, connections, retrain, key.as_deref());
+            println!("{}", Load::run(&work, seconds)?.to_json());
             Ok(())
         }
         _ => side_by_side(),
@@ -94,6 +113,51 @@ fn baseline() -> Result<(), Box<dyn Error>> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     println!("{}", listener.local_addr()?);
     serve(listener, Router::new().route("/predict", post(constant)))
+}
+
+fn limit() -> Result<(), Box<dyn Error>> {
+    #[derive(serde::Deserialize)]
+    struct Batch<T> {
+        values: Vec<T>,
+    }
+    async fn answer<T>(
+        Path(size): Path<usize>,
+        Json(batch): Json<Batch<T>>,
+    ) -> ([(&'static str, &'static str); 1], Bytes) {
+        static ANSWER: [u8; 16 << 20] = [b' '; 16 << 20];
+        std::hint::black_box(batch.values);
+        let answer = Bytes::from_static(&ANSWER[..size.min(ANSWER.len())]);
+        ([("content-type", "application/json")], answer)
+    }
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    println!("{}", listener.local_addr()?);
+    let router = Router::new()
+        .route("/values/{size}", post(answer::<f64>))
+        .route("/rows/{size}", post(answer::<Vec<f64>>))
+        .layer(DefaultBodyLimit::disable());
+    serve(listener, router)
+}
+
+/// Readings as a sensor gives them, with three decimals.
+fn batch(rows: usize, columns: usize, is_tensor: bool) -> String {
+    let mut random = StdRng::seed_from_u64(1);
+    let mut join = |n| {
+        let numbers = (0..n).map(|_| format!("{:.3}", random.gen_range(0.0..5.0)));
+        numbers.collect::<Vec<_>>().join(",")
+    };
+    if is_tensor {
+        let data = join(rows * columns);
+        return format!(
+            r#"{{"inputs":[{{"name":"readings","shape":[{rows},{columns}],"datatype":"FP64","data":[{data}]}}]}}"#
+        );
+    }
+    let values = if columns == 1 {
+        join(rows)
+    } else {
+        let rows: Vec<String> = (0..rows).map(|_| format!("[{}]", join(columns))).collect();
+        rows.join(",")
+    };
+    format!(r#"{{"values":[{values}]}}"#)
 }
 
 fn bare() -> Result<(), Box<dyn Error>> {
@@ -140,9 +204,19 @@ struct Load {
     failed: usize,
     retrains: usize,
     seconds: f64,
+    /// Length of the body of the last answer, in bytes.
+    answer: usize,
 }
 
 impl Load {
+    /// Adds what another connection or thread did.
+    fn add(&mut self, other: Self) {
+        self.latencies.extend(other.latencies);
+        self.failed += other.failed;
+        self.retrains += other.retrains;
+        self.answer = other.answer.max(self.answer);
+    }
+
     fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.seconds
     }
@@ -158,7 +232,7 @@ impl Load {
         serde_json::json!({
             "requests": self.latencies.len(), "failed": self.failed, "retrains": self.retrains,
             "seconds": self.seconds, "per_second": self.per_second(),
-            "p50": self.percentile(50), "p99": self.percentile(99),
+            "p50": self.percentile(50), "p99": self.percentile(99), "answer": self.answer,
         })
     }
 }
@@ -170,104 +244,110 @@ enum Wait {
     Poll,
 }
 
-fn load(
+/// What a client sends, and how.
+struct Work {
     wait: Wait,
     address: SocketAddr,
     connections: usize,
-    time: Duration,
-    retrain: Option<SocketAddr>,
-    key: Option<&str>,
-) -> Result<Load, Box<dyn Error>> {
-    for address in [Some(address), retrain].into_iter().flatten() {
-        if !address.ip().is_loopback() {
-            return Err(format!("{address} is not a loopback address").into());
-        }
-    }
-    let start = Instant::now();
-    let (deadline, max_requests) = (start + time, MAX_REQUESTS / connections.max(1));
-    // A single client thread would leave processors idle that client and server share.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads.clamp(1, connections.max(1));
-    let mut load = std::thread::scope(|scope| {
-        let shares: Vec<_> = (0..threads)
-            .map(|i| {
-                let connections = connections / threads + usize::from(i < connections % threads);
-                // The retraining client mostly waits, so it can share a thread.
-                let retrain = retrain.filter(|_| i == 0);
-                scope.spawn(move || {
-                    run_share(
-                        wait,
-                        address,
-                        connections,
-                        deadline,
-                        max_requests,
-                        retrain,
-                        key,
-                    )
-                })
-            })
-            .collect();
-        let mut load = Load::default();
-        for share in shares {
-            let share = share.join().expect("no panic")?;
-            load.latencies.extend(share.latencies);
-            load.failed += share.failed;
-            load.retrains += share.retrains;
-        }
-        Ok::<_, std::io::Error>(load)
-    })?;
-    load.seconds = start.elapsed().as_secs_f64();
-    load.latencies.sort_unstable();
-    Ok(load)
+    request: Vec<u8>,
+    /// Another request, sent on a connection of its own.
+    retrain: Option<(SocketAddr, Vec<u8>)>,
 }
 
-/// Runs the connections of one thread.
+impl Work {
+    /// One reading in each request.
+    fn predict(
+        wait: Wait,
+        address: SocketAddr,
+        connections: usize,
+        retrain: Option<SocketAddr>,
+        key: Option<&str>,
+    ) -> Self {
+        let retrain = retrain.map(|address| {
+            let samples: Vec<String> = (0..500)
+                .map(|i| format!("{}", f64::from(i) / 100.0))
+                .collect();
+            let body = format!(r#"{{"samples": [{}]}}"#, samples.join(", "));
+            (address, request("/retrain", address, &body, key))
+        });
+        Self {
+            wait,
+            address,
+            connections,
+            request: request("/predict", address, r#"{"value": 2.5}"#, key),
+            retrain,
+        }
+    }
+}
+
+impl Load {
+    fn run(work: &Work, time: Duration) -> Result<Self, Box<dyn Error>> {
+        let retrain = work.retrain.as_ref().map(|(address, _)| *address);
+        for address in [Some(work.address), retrain].into_iter().flatten() {
+            if !address.ip().is_loopback() {
+                return Err(format!("{address} is not a loopback address").into());
+            }
+        }
+        let start = Instant::now();
+        let deadline = start + time;
+        // A single client thread would leave processors idle that client and server share.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.clamp(1, work.connections.max(1));
+        let mut load = std::thread::scope(|scope| {
+            let shares: Vec<_> = (0..threads)
+                .map(|i| scope.spawn(move || run_share(work, deadline, i, threads)))
+                .collect();
+            let mut load = Self::default();
+            for share in shares {
+                load.add(share.join().expect("no panic")?);
+            }
+            Ok::<_, std::io::Error>(load)
+        })?;
+        load.seconds = start.elapsed().as_secs_f64();
+        load.latencies.sort_unstable();
+        Ok(load)
+    }
+}
+
+/// Runs the connections of one thread of several.
 fn run_share(
-    wait: Wait,
-    address: SocketAddr,
-    connections: usize,
+    work: &Work,
     deadline: Instant,
-    max_requests: usize,
-    retrain: Option<SocketAddr>,
-    key: Option<&str>,
+    thread: usize,
+    threads: usize,
 ) -> std::io::Result<Load> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     Ok(runtime.block_on(async {
-        if let Wait::Poll = wait {
+        if let Wait::Poll = work.wait {
             tokio::spawn(async {
                 loop {
                     tokio::task::yield_now().await;
                 }
             });
         }
-        let predict = request("/predict", address, r#"{"value": 2.5}"#, key);
-        let clients: Vec<_> = (0..connections)
-            .map(|_| tokio::spawn(client(address, predict.clone(), deadline, max_requests)))
+        let max_requests = MAX_REQUESTS / work.connections.max(1);
+        let clients: Vec<_> = (thread..work.connections)
+            .step_by(threads)
+            .map(|_| {
+                let request = work.request.clone();
+                tokio::spawn(client(work.address, request, deadline, max_requests))
+            })
             .collect();
-        let retrainer = retrain.map(|address| {
-            let samples: Vec<String> = (0..500)
-                .map(|i| format!("{}", f64::from(i) / 100.0))
-                .collect();
-            let body = format!(r#"{{"samples": [{}]}}"#, samples.join(", "));
-            tokio::spawn(client(
-                address,
-                request("/retrain", address, &body, key),
-                deadline,
-                max_requests,
-            ))
+        // The retraining client mostly waits, so it can share a thread.
+        let retrainer = work.retrain.clone().filter(|_| thread == 0);
+        let retrainer = retrainer.map(|(address, request)| {
+            tokio::spawn(client(address, request, deadline, max_requests))
         });
         let mut load = Load::default();
         for client in clients {
-            let (latencies, failed) = client.await.expect("no panic");
-            load.latencies.extend(latencies);
-            load.failed += failed;
+            load.add(client.await.expect("no panic"));
         }
         if let Some(retrainer) = retrainer {
-            let (latencies, failed) = retrainer.await.expect("no panic");
-            load.retrains = latencies.len();
-            load.failed += failed;
+            let retrains = retrainer.await.expect("no panic");
+            load.retrains = retrains.latencies.len();
+            load.failed += retrains.failed;
         }
         load
     }))
@@ -285,14 +365,14 @@ fn request(path: &str, address: SocketAddr, body: &str, key: Option<&str>) -> Ve
     .into_bytes()
 }
 
-/// Sends a request repeatedly. Returns the latencies in nanoseconds, and the number of failures.
+/// Sends a request repeatedly.
 async fn client(
     address: SocketAddr,
     request: Vec<u8>,
     deadline: Instant,
     max_requests: usize,
-) -> (Vec<u64>, usize) {
-    let (mut latencies, mut failed) = (Vec::new(), 0);
+) -> Load {
+    let mut load = Load::default();
     let (mut connection, mut buffer) = (None, Vec::with_capacity(4096));
     for _ in 0..max_requests {
         let start = Instant::now();
@@ -305,19 +385,23 @@ async fn client(
         )
         .await
         {
-            Ok(Ok(true)) => latencies.push(start.elapsed().as_nanos() as u64),
-            Ok(Ok(false)) => failed += 1,
+            Ok(Ok(Some(answer))) => {
+                load.latencies.push(start.elapsed().as_nanos() as u64);
+                load.answer = answer;
+            }
+            Ok(Ok(None)) => load.failed += 1,
             Ok(Err(_)) | Err(_) => {
-                failed += 1;
+                load.failed += 1;
                 connection = None;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }
-    (latencies, failed)
+    load
 }
 
-/// Sends one request and reads the response; returns whether its status is 200. Connects if needed,
+/// Sends one request and reads the response; returns the length of its body if its status is 200.
+/// Connects if needed,
 /// and drops the connection if the response says that the server closes it, as Flask's server and
 /// gunicorn do after each response.
 async fn exchange(
@@ -325,7 +409,7 @@ async fn exchange(
     connection: &mut Option<TcpStream>,
     request: &[u8],
     buffer: &mut Vec<u8>,
-) -> std::io::Result<bool> {
+) -> std::io::Result<Option<usize>> {
     let stream = match connection {
         Some(stream) => stream,
         None => {
@@ -336,13 +420,13 @@ async fn exchange(
     };
     stream.write_all(request).await?;
     buffer.clear();
-    let (end, closes) = loop {
+    let (start, end, closes) = loop {
         if stream.read_buf(buffer).await? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         if let Some(head) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             let (length, closes) = framing(&buffer[..head])?;
-            break (head + 4 + length, closes);
+            break (head + 4, head + 4 + length, closes);
         }
     };
     while buffer.len() < end {
@@ -353,7 +437,8 @@ async fn exchange(
     if closes {
         *connection = None;
     }
-    Ok(buffer.get(9..12) == Some(b"200"))
+    let is_ok = buffer.get(9..12) == Some(b"200");
+    Ok(is_ok.then_some(end - start))
 }
 
 /// Parses the content length, and whether the server closes the connection after this response.
@@ -459,7 +544,8 @@ fn compare(
         let mut rates = [0.0; 2];
         for server in order {
             let time = Duration::from_millis(500);
-            let load = load(wait, server.address, connections, time, None, key)?;
+            let work = Work::predict(wait, server.address, connections, None, key);
+            let load = Load::run(&work, time)?;
             let index = usize::from(server.address == baseline.address);
             rates[index] = load.per_second();
             println!(

@@ -5,7 +5,7 @@ use linfa::prelude::*;
 use ndarray::Array2;
 
 #[path = "../tests/it/support/plain.rs"]
-mod plain;
+pub(crate) mod plain;
 
 /// The data that `compare/compare.py` also generates: SplitMix64 (Steele, Lea and Flood, 2014),
 /// uniform in `[0, 5)`, of shape (rows, columns).
@@ -25,9 +25,9 @@ pub(crate) fn params() -> IsolationForestParams {
         .random_state(42)
 }
 
-pub(crate) fn fit(data: &Array2<f64>) -> IsolationForest {
+pub(crate) fn fit(params: IsolationForestParams, data: &Array2<f64>) -> IsolationForest {
     let dataset = DatasetBase::from(data.view());
-    params().fit(&dataset).expect("good data")
+    params.fit(&dataset).expect("good data")
 }
 
 /// Checks that scores equal the plain evaluation of the trees to the bit, before anything is timed.

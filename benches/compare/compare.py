@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Compares iforest-server with scikit-learn, PyOD, isotree and server.py; prints Markdown tables.
+"""Compares iforest-server with scikit-learn, PyOD, isotree, MLServer and server.py; prints Markdown tables.
 
     python3 benches/compare/compare.py --server path/to/server.py > table.md
+    python3 benches/compare/compare.py --smoke
 
 Needs Python 3.11 or newer, cargo and a C++ compiler (for isotree). The packages of
 requirements.txt are installed into a virtual environment in cargo's target folder. In each round all
 contenders run the same task; every other round runs them in reverse order. Servers listen on
 127.0.0.1 only.
+
+A smoke run takes all steps that need no package, on small data and with slow code. It fails if a figure is
+missing, whatever the figure is.
 """
 
 import argparse
@@ -19,28 +23,30 @@ import pathlib
 import platform
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+from measure import (
+    ROOT, TARGET, Server, alternate, anchor, anchors, batch_load, build, free_port, machine, ours, request, retrain,
+    say, seconds, times, training_rows, two_cores,
+)
+
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 ENV = TARGET / "compare-env"
 REQUIREMENTS = HERE / "requirements.txt"
+
+# A forest that knows distances scores a batch so much faster than plain walks, which do not: three times the ratio
+# of the first version.
+DISTANCE = 3 * 1.0
 
 # One thread for everybody's linear algebra; the forests get one thread by their own parameters.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def say(*words):
-    print(*words, file=sys.stderr, flush=True)
-
-
-# ------------------------------------------------------------------ environment and build
+# ------------------------------------------------------------------ environment
 
 
 def enter_environment():
@@ -59,37 +65,7 @@ def enter_environment():
         sys.exit(subprocess.run(command, env={**os.environ, **ONE_THREAD}).returncode)
 
 
-def build():
-    """Builds the benches, then the program as released: without features that only benches enable."""
-    say("building")
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(TARGET)}
-    command = ["cargo", "bench", "--locked", "--no-run", "--bench", "anchors", "--bench", "http"]
-    messages = subprocess.run(
-        [*command, "--message-format", "json-render-diagnostics"],
-        cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True,
-    ).stdout
-    found = {}
-    for line in messages.splitlines():
-        message = json.loads(line)
-        if message.get("reason") == "compiler-artifact" and message.get("executable"):
-            found[message["target"]["name"]] = message["executable"]
-    command = ["cargo", "build", "--locked", "--release", "--bin", "iforest-server"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-    name = "iforest-server" + (".exe" if os.name == "nt" else "")
-    return found["anchors"], found["http"], TARGET / "release" / name
-
-
 # ------------------------------------------------------------------ rounds
-
-
-def alternate(rounds, contenders):
-    """Runs each contender once per round, in reverse order every other round; returns their results."""
-    results = {name: [] for name in contenders}
-    for i in range(rounds):
-        order = list(contenders.items())
-        for name, run in order if i % 2 == 0 else reversed(order):
-            results[name].append(run())
-    return results
 
 
 def ratios(above, below):
@@ -99,15 +75,12 @@ def ratios(above, below):
     return median, f"{times(median)} ({times(min(each))[:-2]} to {times(max(each))[:-2]})"
 
 
-def seconds(value):
-    for unit, size in (("s", 1), ("ms", 1e-3), ("us", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
-    return f"{value * 1e9:.3g} ns"
+def megabytes(value):
+    return f"{value / 1e6:.1f} MB" if value else "unknown"
 
 
-def times(value):
-    return f"{value:,.0f} ×" if value >= 100 else f"{value:.1f} ×" if value >= 10 else f"{value:.2f} ×"
+def kilobytes(value):
+    return f"{value / 1e3:.0f} KB"
 
 
 class Table:
@@ -120,6 +93,12 @@ class Table:
 
     def skip(self, task, why):
         self.rows.append((task, "", "", "", "", "", why))
+
+    def limit(self, task, value, maximum, show):
+        if value:
+            self.add(task, show(value), "", "", "", f"≤ {show(maximum)}", value <= maximum)
+        else:
+            self.skip(task, "not measured on this system")
 
     def print(self):
         print("| task | ours | compared with | theirs | ratio | target | met |")
@@ -142,12 +121,6 @@ def data(rows, columns):
     return (5.0 * z.astype(np.float64) * 2.0**-53).reshape(rows, columns)
 
 
-def anchor(program, name):
-    """Our median time, in seconds, for a task of benches/anchors.rs."""
-    output = subprocess.run([program, name], check=True, stdout=subprocess.PIPE, text=True).stdout
-    return statistics.median(map(float, output.split()[1:]))
-
-
 def clock(run, repeat=1):
     last = None
     start = time.perf_counter()
@@ -157,10 +130,11 @@ def clock(run, repeat=1):
     return (time.perf_counter() - start) / repeat
 
 
-def library(table, anchors, quick):
-    import isotree
-    from pyod.models.iforest import IForest
-    from sklearn.ensemble import IsolationForest
+def library(table, program, quick, alone):
+    if not alone:
+        import isotree
+        from pyod.models.iforest import IForest
+        from sklearn.ensemble import IsolationForest
 
     def sklearn_forest():
         return IsolationForest(contamination=0.05, random_state=42, n_jobs=1)
@@ -179,22 +153,32 @@ def library(table, anchors, quick):
     many = 5_000 if quick else 100_000
 
     index = 1_000_000
-    if float(data(index + 1, 1)[index, 0]) != anchor(anchors, f"value_{index}"):
+    if not alone and float(data(index + 1, 1)[index, 0]) != anchor(program, f"value_{index}"):
         sys.exit("the data of compare.py and of work.rs differ")
 
     def compare(task, name, others, targets, rounds=5, repeat=1, limit=None):
+        """Runs our task `name` beside others: functions, or names of other tasks of ours."""
         say(task)
-        contenders = {"ours": lambda: anchor(anchors, name)}
+        if alone:
+            others = {other: run for other, run in others.items() if isinstance(run, str)}
+        contenders = {"ours": lambda: anchor(program, name)}
         for other, run in others.items():
+            if isinstance(run, str):
+                contenders[other] = lambda run=run: anchor(program, run)
+                continue
             if repeat > 1:
                 run()  # imports, caches
             contenders[other] = lambda run=run: clock(run, repeat)
         results = alternate(2 if quick else rounds, contenders)
         ours = results["ours"]
+        median = statistics.median(ours)
         if limit:
-            median = statistics.median(ours)
             table.add(task, seconds(median), "", "", "", f"≤ {seconds(limit)}", median <= limit)
+        elif not others:
+            table.add(task, seconds(median), "", "", "", "none", None)
         for other, target in targets.items():
+            if other not in others:
+                continue
             ratio, shown = ratios(results[other], ours)
             figures = seconds(statistics.median(ours)), other, seconds(statistics.median(results[other]))
             if target:
@@ -202,34 +186,44 @@ def library(table, anchors, quick):
             else:
                 table.add(task, *figures, shown, "none", None)
 
-    small = data(500, 1)
-    model = pyod_forest().fit(small)
-    row = data(8, 1)[7:8]
+    if alone:
+        small = wide = model = row = None
+    else:
+        small, wide = data(500, 1), data(many, 10)
+        model = pyod_forest().fit(small)
+        row = data(8, 1)[7:8]
     compare(
         "predict one value, library", "predict_one",
         {"PyOD predict + decision_function": lambda: (model.predict(row), model.decision_function(row))},
         {"PyOD predict + decision_function": 100_000}, repeat=5 if quick else 20, limit=30e-9,
     )
 
-    for columns, fitted, targets in (
-        (1, small, {"scikit-learn": 300, "isotree": 300}),
-        (10, data(100_000, 10), {"scikit-learn": 8, "isotree": 11}),
+    level = anchors(program, "level")["level"][0]
+    for columns, targets in (
+        (1, {"scikit-learn": 600, "isotree": 300}),
+        (10, {"scikit-learn": 30 if level == "AVX-512" else 22, "isotree": 11}),
     ):
-        rows = data(million, columns)
-        theirs = sklearn_forest().fit(fitted)
-        tree = isotree_forest().fit(fitted)
+        others = {}
+        if not alone:
+            rows, fitted = data(million, columns), small if columns == 1 else data(100_000, columns)
+            theirs = sklearn_forest().fit(fitted)
+            tree = isotree_forest().fit(fitted)
+            others = {"scikit-learn": lambda: theirs.decision_function(rows), "isotree": lambda: tree.predict(rows)}
         compare(
-            f"score {million:,} × {columns}, one thread", f"score_{million}x{columns}",
-            {"scikit-learn": lambda: theirs.decision_function(rows), "isotree": lambda: tree.predict(rows)},
-            targets, rounds=3,
+            f"score {million:,} × {columns}, one thread", f"score_{million}x{columns}", others, targets, rounds=3,
         )
+
+    shape = f"{1_000 if quick else many}x24"
+    compare(
+        f"score {shape.replace('x', ' × ')} with distances, one thread", f"distance_{shape}",
+        {"plain walks without distances": f"plain_{shape}"}, {"plain walks without distances": DISTANCE}, rounds=3,
+    )
 
     compare(
         "fit 500 × 1 with threshold, one thread", "fit_500x1",
         {"PyOD": lambda: pyod_forest().fit(small), "isotree": lambda: isotree_forest().fit(small)},
-        {"PyOD": 60, "isotree": 1}, repeat=3 if quick else 10,
+        {"PyOD": 100, "isotree": 1}, repeat=3 if quick else 10,
     )
-    wide = data(many, 10)
     compare(
         f"fit {many:,} × 10 with threshold, one thread", f"fit_{many}x10",
         {
@@ -237,101 +231,93 @@ def library(table, anchors, quick):
             "PyOD": lambda: pyod_forest().fit(wide),
             "isotree (no threshold)": lambda: isotree_forest().fit(wide),
         },
-        {"scikit-learn": 8, "PyOD": 12, "isotree (no threshold)": None},
+        {"scikit-learn": 20, "PyOD": 12, "isotree (no threshold)": None},
     )
+
+    say("memory of a model")
+    for shape, label, maximum in (("500x1", "500 × 1", 110e3), ("5000x10", "5,000 × 10", 250e3)):
+        size = anchor(program, f"memory_{shape}")
+        table.limit(f"memory of a model fitted to {label}", size, maximum, kilobytes)
+
+
+# ------------------------------------------------------------------ batches over HTTP
+
+
+def batches(table, loader, program, quick, alone):
+    pins = two_cores()
+    if not pins:
+        table.skip("batches over HTTP, one core", "not run: needs taskset and two cores")
+        return
+    on_server, on_client = pins
+    rounds, burst = (2, 0.1 if alone else 0.5) if quick else (7, 1.5)
+    print("\n| task | server | rows/s | p50 | CPU per row | bytes per row | failed |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    shapes = [((50, 10), 600_000), ((100, 1), 3_000_000)] if quick else [((5_000, 10), 600_000), ((10_000, 1), 3_000_000)]
+    for shape, target in shapes:
+        rows, columns = shape
+        task = f"batch of {rows:,} × {columns} over HTTP, one core"
+        say(task)
+        training = training_rows(5_000, columns)
+        server = ours(program, *on_server)
+        retrain(server, "batch", training)
+        servers = {"iforest-server": (server, "/models/batch/predict")}
+        answer = batch_load(loader, on_client, *servers["iforest-server"], shape, 0.1)["answer"]
+        kind = "values" if columns == 1 else "rows"
+        first = request("POST", f"/{kind}/2", '{"values":[]}')
+        limit = Server([*on_server, loader, "limit"], first=first)
+        servers["the limit"] = limit, f"/{kind}/{answer}"
+        if not alone:
+            servers["MLServer"] = mlserver(on_server, training), "/v2/models/forest/infer"
+        results = alternate(
+            rounds, {name: lambda s=s: batch_load(loader, on_client, *s, shape, burst) for name, s in servers.items()}
+        )
+        for server, _ in servers.values():
+            server.stop()
+
+        def median(name, key):
+            return statistics.median(result[key] for result in results[name])
+
+        for name in servers:
+            print(
+                f"| {task} | {name} | {median(name, 'rows'):,.0f} | {seconds(median(name, 'p50'))} | "
+                f"{seconds(median(name, 'cpu'))} | {median(name, 'answer') / rows:,.0f} | 0 |"
+            )
+        mine = f"{median('iforest-server', 'rows'):,.0f}/s"
+        table.add(task, mine, "", "", "", f"≥ {target:,}/s", median("iforest-server", "rows") >= target)
+        for other in servers:
+            if other != "iforest-server":
+                _, shown = ratios(*([r["rows"] for r in results[name]] for name in ("iforest-server", other)))
+                table.add(task, mine, other, f"{median(other, 'rows'):,.0f}/s", shown, "none", None)
+
+
+def mlserver(pin, rows):
+    """MLServer with scikit-learn's forest, in one process."""
+    import joblib
+    import numpy as np
+    from sklearn.ensemble import IsolationForest
+
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="compare-mlserver-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    forest = IsolationForest(contamination=0.05, random_state=42, n_jobs=1).fit(np.array(rows))
+    joblib.dump(forest, folder / "forest.joblib")
+    port = free_port()
+    (folder / "settings.json").write_text(json.dumps({
+        "host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(),
+        "parallel_workers": 0, "debug": False,
+    }))
+    (folder / "model-settings.json").write_text(json.dumps({
+        "name": "forest", "implementation": "mlserver_sklearn.SKLearnModel",
+        "parameters": {"uri": "./forest.joblib"},
+    }))
+    command = [*pin, str(pathlib.Path(sys.executable).with_name("mlserver")), "start", str(folder)]
+    return Server(command, port, first=request("GET", "/v2/models/forest/ready"))
 
 
 # ------------------------------------------------------------------ HTTP
 
 
-REQUEST = (
-    b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    b'Content-Length: 14\r\nConnection: close\r\n\r\n{"value": 2.5}'
-)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """A server process, and the time from its start to its first response to /predict."""
-
-    def __init__(self, command, port=None, **options):
-        start = time.perf_counter()
-        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
-        if port:
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
-        else:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
-        atexit.register(self.stop)
-        if not port:
-            port = int(self.process.stdout.readline().rpartition(":")[2])
-        self.port, self.address = port, f"127.0.0.1:{port}"
-        while not self.answers():
-            if self.process.poll() is not None or time.perf_counter() > start + 60:
-                sys.exit(f"{command[0]} does not answer")
-            time.sleep(0.0002)
-        self.first_answer = time.perf_counter() - start
-
-    def answers(self):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5) as client:
-            client.sendall(REQUEST)
-            return client.recv(4096).split(b" ")[1:2] == [b"200"]
-        return False
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def processes(self):
-        """The ids of the process and its workers."""
-        family = [self.process.pid]
-        for pid in family:
-            with contextlib.suppress(OSError):
-                children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-                family += map(int, children.split())
-        return family
-
-    def memory(self, field="VmRSS"):
-        """Bytes of resident memory, or None without /proc; VmHWM is the peak."""
-        total = 0
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                status = pathlib.Path(f"/proc/{pid}/status").read_text()
-                total += int(re.search(rf"{field}:\s*(\d+) kB", status)[1]) * 1024
-        return total or None
-
-    def cpu(self):
-        """Processor time used so far by all threads and workers, in seconds."""
-        ticks = 0
-        for pid in self.processes():
-            with contextlib.suppress(OSError):
-                fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.0
-
-
-def ours(program):
-    port = free_port()
-    # The default store: a folder on disk.
-    store = tempfile.TemporaryDirectory()
-    atexit.register(store.cleanup)
-    command = [str(program), "--host", "127.0.0.1", "--port", str(port), "--store", store.name]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("IFOREST_")}
-    return Server(command, port, env=environment)
-
-
-def http(table, loader, program, script, quick):
-    rounds = 2 if quick else 7
-    burst = 0.5 if quick else 1.5
+def http(table, loader, program, script, quick, alone):
+    rounds, burst = (2, 0.1 if alone else 0.5) if quick else (7, 1.5)
     details = []
 
     def load(server, connections, how="load", retrained=None):
@@ -341,6 +327,8 @@ def http(table, loader, program, script, quick):
         result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         if result["failed"]:
             say(f"  {result['failed']} requests to {server.process.args[0]} failed")
+            if alone:
+                sys.exit("a request failed")
         result["client"] = (client_cpu() - client) / result["seconds"]
         result["cpu"] = (server.cpu() - before) / max(result["requests"], 1)
         return result
@@ -446,20 +434,11 @@ def http(table, loader, program, script, quick):
     first.stop()
     second.stop()
 
-    def megabytes(value):
-        return f"{value / 1e6:.1f} MB" if value else "unknown"
-
-    def limit(task, value, maximum, show):
-        if value:
-            table.add(task, show(value), "", "", "", f"≤ {show(maximum)}", value <= maximum)
-        else:
-            table.skip(task, "not measured on this system")
-
-    limit("resident memory after start", statistics.median(resident), 8e6, megabytes)
-    limit("peak resident memory, 64 connections", loaded, 16e6, megabytes)
-    limit("peak resident memory, 64 connections and /retrain", retrained, 16e6, megabytes)
-    limit("time to first response", statistics.median(starts), 20e-3, seconds)
-    limit("size of the executable", program.stat().st_size, 8e6, megabytes)
+    table.limit("resident memory after start", statistics.median(resident), 8e6, megabytes)
+    table.limit("peak resident memory, 64 connections", loaded, 16e6, megabytes)
+    table.limit("peak resident memory, 64 connections and /retrain", retrained, 16e6, megabytes)
+    table.limit("time to first response", statistics.median(starts), 20e-3, seconds)
+    table.limit("size of the executable", program.stat().st_size, 8e6, megabytes)
 
     print("\n| task | server | requests/s | p50 | p99 | CPU per request | client busy | failed |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -472,15 +451,6 @@ def http(table, loader, program, script, quick):
 
 
 # ------------------------------------------------------------------ main
-
-
-def machine():
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        names = re.findall(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-        model = names[0] if names else model
-    load = f", load average before: {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}{load}"
 
 
 def versions():
@@ -501,35 +471,49 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", metavar="FILE", help="server.py to compare with, run under Flask and gunicorn")
     parser.add_argument("--quick", action="store_true", help="small data and few rounds, to check that everything runs")
-    parser.add_argument("--only", choices=["library", "http"], help="run one of the two parts")
+    parser.add_argument("--smoke", action="store_true", help="check that what needs no package runs")
+    parser.add_argument("--only", choices=["library", "batches", "http"], help="run one of the parts")
     arguments = parser.parse_args()
+    arguments.quick |= arguments.smoke
     if arguments.server and not pathlib.Path(arguments.server).is_file():
         parser.error(f"file not found: {arguments.server}")
-    enter_environment()
-    anchors, loader, program = build()
+    if not arguments.smoke:
+        enter_environment()
+    program, loader, server = build(arguments.smoke)
 
-    about = [machine(), versions()]
+    level = anchors(program, "level")["level"][0]
+    about = [f"{machine()}, {level}", "a smoke run" if arguments.smoke else versions()]
     table = Table()
-    if arguments.only != "http":
-        library(table, anchors, arguments.quick)
+    sizes = arguments.quick, arguments.smoke
+    if arguments.only in (None, "library"):
+        library(table, program, *sizes)
     # The main table is printed first but completed last, so hold back the rest.
     output = tempfile.TemporaryFile("w+")
-    if arguments.only != "library":
-        with contextlib.redirect_stdout(output):
-            http(table, loader, program, arguments.server, arguments.quick)
+    with contextlib.redirect_stdout(output):
+        if arguments.only in (None, "batches"):
+            batches(table, loader, server, *sizes)
+        if arguments.only in (None, "http"):
+            http(table, loader, server, arguments.server, *sizes)
     if arguments.quick:
         print("**This is a quick run: its figures mean nothing.**\n")
     table.print()
     output.seek(0)
     print(output.read())
     print(f"{datetime.date.today()}. {about[0]}. {about[1]}.\n")
+    if arguments.smoke:
+        missing = [row[0] for row in table.rows if any("nan" in cell for cell in row[1:5])]
+        sys.exit(f"no figure for {missing}" if missing else 0)
     print(
         "Medians over rounds in alternating order. A ratio is the median of the rounds' ratios, so what slows down a "
         "whole round cancels out; the lowest and the highest of them are in brackets. The constant answer is an axum "
         "handler that parses `{\"value\":x}` and returns a constant, under the same runtime. The bare loop is one thread "
         "that answers a constant to every request, unread, and never sleeps. The client and the servers share the cores. "
         "The client has a thread for each core; \"client busy\" is the share of one core that they use together. Flask's "
-        "server and gunicorn close the connection after each answer, and their client connects again."
+        "server and gunicorn close the connection after each answer, and their client connects again. For batches, the "
+        "server has one core, and a client with two connections the other. MLServer runs scikit-learn's forest in one "
+        "process, gets a tensor in JSON, and answers labels only. The limit is an axum handler that parses the same "
+        "body with serde and answers as many bytes as iforest-server does. The plain walks go down all trees for one "
+        "row after the other, without distances."
     )
 
 
