@@ -29,12 +29,13 @@ import sys
 import tempfile
 import time
 
-from measure import (
-    ROOT, TARGET, Server, alternate, anchor, anchors, batch_load, build, free_port, machine, ours, request, retrain,
-    say, seconds, times, training_rows, two_cores,
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from measure import (  # noqa: E402
+    ROOT, TARGET, Server, alternate, anchor, anchors, batch_load, build, free_port, kilobytes, machine, megabytes, ours,
+    request, retrain, say, seconds, times, training_rows, two_cores,
 )
 
-HERE = pathlib.Path(__file__).resolve().parent
 ENV = TARGET / "compare-env"
 REQUIREMENTS = HERE / "requirements.txt"
 
@@ -73,14 +74,6 @@ def ratios(above, below):
     each = [a / b for a, b in zip(above, below, strict=True)]
     median = statistics.median(each)
     return median, f"{times(median)} ({times(min(each))[:-2]} to {times(max(each))[:-2]})"
-
-
-def megabytes(value):
-    return f"{value / 1e6:.1f} MB" if value else "unknown"
-
-
-def kilobytes(value):
-    return f"{value / 1e3:.0f} KB"
 
 
 class Table:

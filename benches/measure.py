@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 
 
@@ -86,6 +86,14 @@ def seconds(value):
 
 def times(value):
     return f"{value:,.0f} ×" if value >= 100 else f"{value:.1f} ×" if value >= 10 else f"{value:.2f} ×"
+
+
+def megabytes(value):
+    return f"{value / 1e6:.1f} MB" if value else "unknown"
+
+
+def kilobytes(value):
+    return f"{value / 1e3:.0f} KB"
 
 
 def machine():
