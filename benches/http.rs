@@ -138,11 +138,11 @@ fn limit() -> Result<(), Box<dyn Error>> {
     serve(listener, router)
 }
 
-/// Readings as a sensor gives them, with three decimals.
+/// Readings with all their digits, as converted readings have them.
 fn batch(rows: usize, columns: usize, is_tensor: bool) -> String {
     let mut random = StdRng::seed_from_u64(1);
     let mut join = |n| {
-        let numbers = (0..n).map(|_| format!("{:.3}", random.gen_range(0.0..5.0)));
+        let numbers = (0..n).map(|_| random.gen_range(0.0..5.0).to_string());
         numbers.collect::<Vec<_>>().join(",")
     };
     if is_tensor {

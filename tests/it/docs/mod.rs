@@ -71,6 +71,10 @@ const UNCHECKED: &[(&str, &str)] = &[
         NEEDS_SERVER_PY,
     ),
     (
+        "python3 benches/plots/plots.py",
+        "takes minutes; `.ci/run` runs it with --smoke",
+    ),
+    (
         "python3 benches/skab/skab.py SKAB/data",
         "needs the data of SKAB, which are not part of this repository",
     ),
