@@ -4,7 +4,7 @@ from html import escape
 from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 90, 45, 70, 50
+LEFT, RIGHT, TOP, BOTTOM = 110, 45, 70, 50
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"]

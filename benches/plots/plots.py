@@ -187,7 +187,10 @@ def model_plot(program, sizes, figures):
         figures[f"models of {columns}"] = line[-1]
         lines[plural(columns, "feature")] = line
         server.stop()
-    return chart("The memory of the server by its models", "models", "resident memory", lines, megabytes)
+    return chart(
+        "The memory of the server by its models", "models", "resident memory", lines,
+        lambda value: f"{value / 1e6:,.0f} MB",
+    )
 
 
 def http_figures(loader, program, pins, sizes, figures):
@@ -219,7 +222,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="check that everything runs")
     arguments = parser.parse_args()
-    pins = two_cores()
+    pins = two_cores() or (([], []) if arguments.smoke else None)
     if not pins:
         sys.exit("needs taskset and two cores")
     sizes = SMOKE if arguments.smoke else FULL
