@@ -202,6 +202,11 @@ impl IsolationForest {
         size_of::<Self>() + self.fitted.trees.memory_size() + self.evaluator.memory_size()
     }
 
+    /// Compiles what the first large batch would compile: for many small ones, which are as many rows.
+    pub(crate) fn prepare_batches(&self) {
+        self.evaluator.prepare_batches();
+    }
+
     /// The bytes of them that were compiled for the first large batch.
     pub(crate) fn batch_memory_size(&self) -> usize {
         self.evaluator.planes_memory_size()

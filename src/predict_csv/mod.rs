@@ -40,7 +40,7 @@ pub use summary::{Problem, Summary};
 const CHUNKS_PER_THREAD: usize = 3;
 
 /// How many records are predicted together: so few that they stay in the processor's cache.
-const BLOCK: usize = 256;
+const BLOCK: usize = 512;
 
 /// Predicts the readings in `input` with a model, and writes each record with its prediction to
 /// `output`.
@@ -80,6 +80,7 @@ pub fn predict_csv(
     chunks.skip(if layout.is_header { first.next } else { 0 });
     output.write_all(&head).map_err(PredictCsvError::Write)?;
 
+    model.detector.forest().prepare_batches();
     let (buffers, layout) = (&Buffers::default(), &layout);
     let depth = CHUNKS_PER_THREAD * rayon::current_num_threads();
     std::thread::scope(|threads| {

@@ -12,7 +12,7 @@ use super::level::at_level;
 use super::normal::normal_ranges;
 use super::path_length::{anomaly_score, average_path_length};
 use super::perfect::PerfectTrees;
-use super::planes::{PlaneTrees, ROWS, Scratch};
+use super::planes::{PlaneTrees, ROWS};
 use super::search::LANES;
 use super::step::StepFunction;
 use super::walk::Walk;
@@ -24,7 +24,7 @@ const BLOCK: usize = 128;
 
 /// A batch of fewer rows is not worth a block of planes, which takes the same time for any number of
 /// rows.
-const MIN_PLANE_ROWS: usize = 192;
+const MIN_PLANE_ROWS: usize = 160;
 
 /// With fewer rows, compiling planes takes longer than it saves.
 pub(in crate::forest) const MIN_COMPILE_ROWS: usize = 2 * 1024;
@@ -186,7 +186,7 @@ impl Evaluator {
     ) -> bool {
         let planes = self.planes_for(rows.nrows());
         let block = if planes.is_some() { ROWS } else { BLOCK };
-        let score_block = |scratch: &mut Scratch, (i, scores): (usize, &mut [f64])| {
+        let score_block = |(i, scores): (usize, &mut [f64])| {
             let block = Slice::from(i * block..i * block + scores.len());
             let rows = rows.slice_axis(Axis(0), block);
             // Rows that do not lie one after the other are copied.
@@ -201,33 +201,31 @@ impl Evaluator {
             at_level(
                 level,
                 #[inline(always)]
-                || self.score_block(level, planes, scratch, values, scores),
+                || self.score_block(level, planes, values, scores),
             )
         };
         if rows.len() < MIN_PARALLEL_VALUES {
-            let mut scratch = Scratch::default();
-            let mut blocks = scores.chunks_mut(block).enumerate();
-            blocks.all(|block| score_block(&mut scratch, block))
+            scores.chunks_mut(block).enumerate().all(score_block)
         } else {
-            scores
-                .par_chunks_mut(block)
-                .enumerate()
-                .map_init(Scratch::default, score_block)
-                .all(|is_finite| is_finite)
+            scores.par_chunks_mut(block).enumerate().all(score_block)
         }
     }
 
     /// The planes, if they make a batch of so many rows faster.
     fn planes_for(&self, rows: usize) -> Option<&PlaneTrees> {
-        let Method::Perfect(trees) = &self.method else {
-            return None;
-        };
         if rows >= MIN_COMPILE_ROWS {
-            self.planes.get_or_init(|| PlaneTrees::new(trees)).as_ref()
-        } else if rows >= MIN_PLANE_ROWS {
-            self.planes.get()?.as_ref()
-        } else {
-            None
+            self.prepare_batches();
+        }
+        if rows < MIN_PLANE_ROWS {
+            return None;
+        }
+        self.planes.get()?.as_ref()
+    }
+
+    /// Compiles the planes that a large batch would compile.
+    pub(in crate::forest) fn prepare_batches(&self) {
+        if let Method::Perfect(trees) = &self.method {
+            self.planes.get_or_init(|| PlaneTrees::new(trees));
         }
     }
 
@@ -237,7 +235,6 @@ impl Evaluator {
         &self,
         level: Level,
         planes: Option<&PlaneTrees>,
-        scratch: &mut Scratch,
         values: &[F],
         scores: &mut [f64],
     ) -> bool {
@@ -261,7 +258,7 @@ impl Evaluator {
                 }
                 return is_finite;
             }
-            (_, Some(planes)) => planes.path_length_sums(level, scratch, value, scores),
+            (_, Some(planes)) => planes.path_length_sums(level, value, scores),
             (Method::Perfect(trees), None) => trees.path_length_sums(value, scores),
             (Method::Walk(walk), _) => {
                 each_row(values, scores, |row| walk.path_length_sum(row));

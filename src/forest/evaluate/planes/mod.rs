@@ -17,6 +17,8 @@
 mod compile;
 mod kernel;
 
+use std::cell::RefCell;
+
 use fearless_simd::Level;
 
 use self::kernel::{add_path_lengths, transpose};
@@ -84,12 +86,18 @@ struct Tree {
     has_few_lengths: bool,
 }
 
-/// The memory to evaluate a block, reused by the next one.
+/// The memory to evaluate a block.
 #[derive(Default)]
-pub(super) struct Scratch {
+struct Scratch {
     planes: Vec<Plane>,
     /// The values of each feature.
     columns: Vec<Aligned<[f32; ROWS]>>,
+}
+
+thread_local! {
+    /// Kept for the next block, at most a megabyte for each thread: to return it to the system and to
+    /// allocate it again would take as long as half a block.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl PlaneTrees {
@@ -111,10 +119,11 @@ impl PlaneTrees {
     pub(super) fn path_length_sums(
         &self,
         level: Level,
-        scratch: &mut Scratch,
         value: impl Fn(usize, usize) -> f32,
         sums: &mut [f64],
     ) {
+        // Not used in place, because the closure for that would not be inlined.
+        let mut scratch = SCRATCH.take();
         scratch
             .columns
             .resize(self.n_features, Aligned([0.0; ROWS]));
@@ -129,8 +138,9 @@ impl PlaneTrees {
         }
         let mut padded = Aligned([0.0; ROWS]);
         for group in &self.groups {
-            group.add_path_lengths(level, scratch, &mut padded);
+            group.add_path_lengths(level, &mut scratch, &mut padded);
         }
+        SCRATCH.set(scratch);
         sums.copy_from_slice(&padded.0[..sums.len()]);
     }
 }
