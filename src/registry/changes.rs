@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use linfa::ParamGuard;
@@ -237,6 +236,7 @@ impl Shared {
     pub(super) async fn announce_and_prune(&self, name: &ModelName, kind: ChangeKind) {
         let announce = async {
             if self.store.is_shared() {
+                self.unannounced().extend(name.clone().into());
                 self.announce().await?;
             }
             Ok::<_, StoreError>(())
@@ -300,7 +300,7 @@ impl Shared {
             .inspect_err(|error| {
                 tracing::error!(model = %name, "cannot store the new version: {error}");
                 // If only the answer was lost, the announcement lets all servers find the version.
-                self.needs_announcement.store(true, Ordering::Relaxed);
+                self.unannounced().extend(name.clone().into());
             })?;
         let served = Arc::new(ServedModel::new(
             record,

@@ -18,7 +18,7 @@ use super::save::{encode, store_next};
 use super::shared::{Shared, Threads};
 use super::training::{TrainingRequest, fit};
 use crate::memory::MemoryBudget;
-use crate::store::{ModelName, ModelSettings, Poll, Record, Store, StoreError, Version};
+use crate::store::{ModelName, ModelSettings, Poll, Record, Seen, Store, StoreError, Version};
 
 /// A registry that serves.
 pub(super) struct Opened {
@@ -27,8 +27,8 @@ pub(super) struct Opened {
     pub(super) stored: usize,
     /// How many of them are in memory.
     pub(super) loaded: usize,
-    /// The ETag of the last announcement before listing, from which the sync loop polls.
-    pub(super) seen: Option<String>,
+    /// The announcements before listing, from which the sync loop polls.
+    pub(super) seen: Seen,
 }
 
 /// Lists all models, and loads the default one or makes it if it has to.
@@ -38,14 +38,12 @@ pub(super) async fn open(
     default: DefaultModel,
     threads: Threads,
 ) -> Result<Opened, SetupError> {
-    let seen = if store.is_shared() {
-        match store.changed_since(None).await? {
-            Poll::Changed(e_tag) => e_tag,
-            Poll::Unchanged => None,
-        }
-    } else {
-        None
-    };
+    let mut seen = Seen::default();
+    if store.is_shared()
+        && let Poll::Changed { seen: now, .. } = store.changed_since(&seen).await?
+    {
+        seen = now;
+    }
     let budget = MemoryBudget::new(config.memory_limit.models());
     let metrics = Arc::<RegistryMetrics>::default();
     metrics.synced();

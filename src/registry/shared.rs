@@ -1,7 +1,6 @@
 //! The state that callers, changes and the sync loop share.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
@@ -19,7 +18,7 @@ use super::models::Models;
 use super::streams::Streams;
 use super::training_worker::TrainingWorker;
 use crate::memory::MemoryBudget;
-use crate::store::{ModelName, Store, Version};
+use crate::store::{Changes, ModelName, Store, Version};
 
 /// The threads that work for a registry.
 pub(super) struct Threads {
@@ -51,8 +50,10 @@ pub(super) struct Shared {
     /// The newest version of each model where this program does not support its format, so that a
     /// full scan does not read it again.
     unsupported_versions: Mutex<HashMap<ModelName, Version>>,
-    /// Whether a change has still to be announced to other servers.
-    pub(super) needs_announcement: AtomicBool,
+    /// The changes that have still to be announced to other servers.
+    unannounced: Mutex<Changes>,
+    /// Held while changes are announced.
+    pub(super) announcing_turn: AsyncMutex<()>,
 }
 
 impl Shared {
@@ -86,7 +87,8 @@ impl Shared {
             metrics,
             unsupported_versions: Mutex::default(),
             // A server that was killed may have stored a version without announcing it.
-            needs_announcement: AtomicBool::new(true),
+            unannounced: Mutex::new(Changes::Any),
+            announcing_turn: AsyncMutex::default(),
         }
     }
 
@@ -95,6 +97,12 @@ impl Shared {
         ChangeError::Busy {
             retry_after: self.backlog.work(),
         }
+    }
+
+    pub(super) fn unannounced(&self) -> MutexGuard<'_, Changes> {
+        self.unannounced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn unsupported_versions(&self) -> MutexGuard<'_, HashMap<ModelName, Version>> {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -12,29 +11,40 @@ use super::limits::{FULL_SCAN_ROUNDS, LOAD_CONCURRENCY};
 use super::load::{Newest, find_newest};
 use super::models::Summary;
 use super::shared::Shared;
-use crate::store::{ModelName, Poll, StoreError, Version};
+use crate::store::{Changes, ModelName, Poll, Seen, StoreError, Version};
 
 impl Shared {
-    /// Polls the store at each interval; `seen` is the ETag of the last announcement.
-    pub(super) async fn sync_loop(self: Arc<Self>, interval: Duration, mut seen: Option<String>) {
+    /// Polls the store at each interval for announcements after those that were `seen`.
+    pub(super) async fn sync_loop(self: Arc<Self>, interval: Duration, mut seen: Seen) {
         let (mut poll_failed, mut announce_failed) = (false, false);
         // Models that changed, but could not be refreshed yet.
         let mut pending = BTreeSet::new();
         for round in 1u32.. {
             tokio::time::sleep(interval).await;
             let poll = async {
-                let poll = self.store.changed_since(seen.as_deref()).await?;
-                if poll != Poll::Unchanged || round % FULL_SCAN_ROUNDS == 0 {
-                    pending.extend(self.changed_models().await?);
+                let (mut now, mut changes) = (None, Changes::default());
+                if let Poll::Changed {
+                    seen,
+                    changes: announced,
+                    lost,
+                } = self.store.changed_since(&seen).await?
+                {
+                    self.unannounced().extend(lost);
+                    (now, changes) = (Some(seen), announced);
                 }
-                Ok::<_, StoreError>(poll)
+                if round % FULL_SCAN_ROUNDS == 0 {
+                    changes = Changes::Any;
+                }
+                pending.extend(match changes {
+                    Changes::Of(models) => models,
+                    Changes::Any => self.changed_models().await?,
+                });
+                Ok::<_, StoreError>(now)
             };
             match poll.await {
-                Ok(poll) => {
+                Ok(now) => {
+                    seen = now.unwrap_or(seen);
                     self.metrics.synced();
-                    if let Poll::Changed(e_tag) = poll {
-                        seen = e_tag;
-                    }
                     if poll_failed {
                         tracing::info!("the store answers again");
                     }
@@ -52,21 +62,25 @@ impl Shared {
             pending = self.refresh_models(pending).await;
             // Failures are tracked separately: a store that is full or read-only can still be
             // polled.
-            if self.needs_announcement.swap(false, Ordering::Relaxed) {
-                let result = self.announce().await;
-                if let (Err(error), false) = (&result, announce_failed) {
-                    tracing::warn!("cannot announce changes to other servers: {error}");
-                }
-                announce_failed = result.is_err();
+            let result = self.announce().await;
+            if let (Err(error), false) = (&result, announce_failed) {
+                tracing::warn!("cannot announce changes to other servers: {error}");
             }
+            announce_failed = result.is_err();
         }
     }
 
-    /// Announces a change to other servers. On failure the sync loop tries again.
+    /// Announces all changes that are not announced yet to other servers. On failure the sync loop
+    /// tries again.
     pub(super) async fn announce(&self) -> Result<(), StoreError> {
-        let result = self.store.announce().await;
+        let _turn = self.announcing_turn.lock().await;
+        let changes = std::mem::take(&mut *self.unannounced());
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let result = self.store.announce(&changes).await;
         if result.is_err() {
-            self.needs_announcement.store(true, Ordering::Relaxed);
+            self.unannounced().extend(changes);
         }
         result
     }

@@ -7,6 +7,7 @@
 //! * `name`: names of models
 //! * `version`: versions, and outcomes of operations on them
 //! * `layout`: paths of objects
+//! * `marker`: which models changed, for other servers
 //! * `folder`: durable operations on local folders, and reading those with stray files
 //! * `metrics`: what is counted
 //! * `reports`: problems that the log names once
@@ -18,7 +19,7 @@
 //! | object | content |
 //! | --- | --- |
 //! | `models/NAME/VERSION.iforest` | one version of a model, immutable; versions count from 1 and have ten digits |
-//! | `changed` | the change marker, rewritten after every change so that other servers see a new ETag; a folder without it is not mounted |
+//! | `changed` | the change marker, rewritten after every change: a line for each of the last changes, the newest last, with an id in 32 hexadecimal digits, a space and the name of the model; without space and name, any model may have changed; a folder without it is not mounted |
 //! | `set-aside/NAME/VERSION.iforest` | a quarantined version: it was found damaged |
 //!
 //! The server serves the greatest version. A write creates a version only if its number is free
@@ -53,6 +54,7 @@ mod folder;
 mod format;
 mod format_1;
 mod layout;
+mod marker;
 mod metrics;
 mod name;
 mod open;
@@ -77,16 +79,18 @@ use object_store::{
 
 use self::folder::Listing;
 use self::layout::{CHANGED, MAX_VERSION, MODELS, QUARANTINE, parse_object, version_path};
+use self::marker::OwnChanges;
 use self::metrics::{Operation, StoreMetrics};
 use self::open::{Backend, Missing};
 use self::reports::Reports;
 
 pub use error::{EncodeError, FormatError, ReadError, StoreError};
 pub use format::{MetadataPrefix, decode, decode_metadata, encode};
+pub use marker::{Changes, Poll, Seen};
 pub use name::{ModelName, NameError};
 pub use open::without_secrets;
 pub use record::{Drift, Metadata, ModelSettings, Record};
-pub use version::{Poll, Version, WriteOutcome};
+pub use version::{Version, WriteOutcome};
 
 /// Size of the largest version, in bytes. A request can make models of some 10 MB, and 100,000
 /// trees of 256 readings, the most that the command line allows, take 300 MB.
@@ -106,6 +110,7 @@ pub struct Store {
     max_model_size: u64,
     /// Whether the change marker was seen or written; from then on it must exist.
     has_marker: Arc<AtomicBool>,
+    own_changes: Arc<OwnChanges>,
     reports: Arc<Reports>,
     metrics: Arc<StoreMetrics>,
 }
@@ -194,6 +199,7 @@ impl Store {
             is_read_only: false,
             max_model_size: MAX_MODEL_SIZE,
             has_marker: Arc::default(),
+            own_changes: Arc::default(),
             reports: Arc::default(),
             metrics: Arc::default(),
         }
@@ -522,75 +528,6 @@ impl Store {
     /// The path of a version and the store's location, for log lines.
     pub fn describe(&self, name: &ModelName, version: u64) -> String {
         format!("{} of {self}", version_path(MODELS, name, version))
-    }
-
-    /// Announces a change to other servers.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] if the store does not answer.
-    pub async fn announce(&self) -> Result<(), StoreError> {
-        let run = async {
-            self.check_writable()?;
-            // Some object stores hash the content for the ETag, so each announcement must be unique.
-            let nonce = format!("{:032x}\n", rand::random::<u128>());
-            self.objects
-                .put(&Path::from(CHANGED), nonce.into_bytes().into())
-                .await?;
-            self.has_marker.store(true, Ordering::Relaxed);
-            Ok(())
-        };
-        self.count(Operation::Announce, run).await
-    }
-
-    /// Polls for an announcement since the one with the ETag `seen`.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] if the store does not answer, or the change marker has disappeared: nobody
-    /// removes it, so the disk is not mounted, or the like.
-    pub async fn changed_since(&self, seen: Option<&str>) -> Result<Poll, StoreError> {
-        let run = async {
-            if let Some(store) = &self.folder {
-                let path = store.join(CHANGED);
-                let marker = run_blocking(move || match std::fs::metadata(&path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                    metadata => metadata.map(Some),
-                });
-                let Some(metadata) = marker.await? else {
-                    return match seen {
-                        None => Ok(Poll::Unchanged),
-                        Some(_) => Err(self.marker_missing()),
-                    };
-                };
-                self.has_marker.store(true, Ordering::Relaxed);
-                if !metadata.is_file() {
-                    // The next announcement replaces it.
-                    self.name_stray(&format!("{CHANGED:?}"), "it is not a regular file");
-                    return Ok(Poll::Unchanged);
-                }
-                let e_tag = folder::e_tag(&metadata);
-                return Ok(match seen {
-                    Some(seen) if seen == e_tag => Poll::Unchanged,
-                    _ => Poll::Changed(Some(e_tag)),
-                });
-            }
-            let options = GetOptions {
-                if_none_match: seen.map(str::to_owned),
-                ..GetOptions::default()
-            };
-            match self.objects.get_opts(&Path::from(CHANGED), options).await {
-                Ok(object) => {
-                    self.has_marker.store(true, Ordering::Relaxed);
-                    Ok(Poll::Changed(object.meta.e_tag))
-                }
-                Err(ObjectError::NotModified { .. }) => Ok(Poll::Unchanged),
-                Err(ObjectError::NotFound { .. }) if seen.is_none() => Ok(Poll::Unchanged),
-                Err(ObjectError::NotFound { .. }) => Err(self.marker_missing()),
-                Err(error) => Err(error.into()),
-            }
-        };
-        self.count(Operation::Poll, run).await
     }
 
     /// Fails if the folder has lost its change marker, as when its disk was unmounted: it looks

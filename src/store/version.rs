@@ -31,12 +31,3 @@ pub enum WriteOutcome {
     /// A version of this number already exists; it is unchanged.
     AlreadyExists,
 }
-
-/// The outcome of [`Store::changed_since`](super::Store::changed_since).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Poll {
-    /// No change was announced.
-    Unchanged,
-    /// A change was announced; the ETag is the one to poll with next time.
-    Changed(Option<String>),
-}

@@ -3,15 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use iforest_server::detector::{Detector, OutOfRange};
 use iforest_server::forest::MaxSamples;
 use iforest_server::store::{
-    self, FormatError, ModelName, ModelSettings, Poll, ReadError, Record, Store, WriteOutcome,
+    self, Changes, FormatError, ModelName, ModelSettings, Poll, ReadError, Record, Seen, Store,
+    WriteOutcome,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
@@ -169,30 +172,184 @@ async fn other_files_in_the_folder_are_ignored() {
     assert_eq!(listed[&name("m")].len(), 1);
 }
 
-// A server that follows others polls with the ETag that it saw last.
-#[tokio::test]
-async fn an_announcement_is_seen_once_by_each_follower() {
-    let folder = Folder::new();
-    for store in [
-        Store::in_memory(),
-        Store::open(folder.text()).expect("a folder"),
-    ] {
-        assert_eq!(store.changed_since(None).await, Ok(Poll::Unchanged));
-        store.announce().await.expect("announced");
-        let Ok(Poll::Changed(Some(first))) = store.changed_since(None).await else {
-            panic!("a change was announced");
-        };
-        assert_eq!(store.changed_since(Some(&first)).await, Ok(Poll::Unchanged));
-        store.announce().await.expect("announced");
-        let Ok(Poll::Changed(Some(second))) = store.changed_since(Some(&first)).await else {
-            panic!("a change was announced");
-        };
-        assert_ne!(first, second);
-        assert_eq!(
-            store.changed_since(Some(&second)).await,
-            Ok(Poll::Unchanged)
-        );
+/// Polls, and returns the changes, and those that were lost. From then on, all of them are seen.
+async fn poll(store: &Store, seen: &mut Seen) -> (Changes, Changes) {
+    match store.changed_since(seen).await {
+        Ok(Poll::Changed {
+            seen: now,
+            changes,
+            lost,
+        }) => {
+            *seen = now;
+            (changes, lost)
+        }
+        Ok(Poll::Unchanged) => Default::default(),
+        Err(error) => panic!("{error}"),
     }
+}
+
+fn changes(models: &[&str]) -> Changes {
+    Changes::Of(models.iter().copied().map(name).collect())
+}
+
+/// Two servers' views of one store, of each kind.
+fn pairs_of_stores(folder: &Folder) -> [[Store; 2]; 2] {
+    let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    [
+        [(); 2].map(|()| Store::from_objects(Arc::clone(&objects), "test")),
+        [(); 2].map(|()| Store::open(folder.text()).expect("a folder")),
+    ]
+}
+
+// A server that follows others looks after only what they changed, and at each change once.
+#[tokio::test]
+async fn each_follower_sees_once_which_models_changed() {
+    let folder = Folder::new();
+    for [here, there] in pairs_of_stores(&folder) {
+        let mut seen = Seen::default();
+        assert_eq!(here.changed_since(&seen).await, Ok(Poll::Unchanged));
+        there.announce(&changes(&["a"])).await.expect("announced");
+        let first = poll(&here, &mut seen).await;
+        assert_eq!(first, (Changes::Any, Changes::default()), "none was seen");
+        assert_eq!(here.changed_since(&seen).await, Ok(Poll::Unchanged));
+        let mut late = seen.clone();
+        for (announced, expected) in [
+            (vec![vec!["b"]], vec!["b"]),
+            (
+                vec![vec!["b"], vec!["Motor.1", "c"]],
+                vec!["b", "Motor.1", "c"],
+            ),
+        ] {
+            for (i, models) in announced.iter().enumerate() {
+                let store = [&there, &here][i % 2];
+                store.announce(&changes(models)).await.expect("announced");
+            }
+            let polled = poll(&here, &mut seen).await;
+            assert_eq!(polled, (changes(&expected), Changes::default()));
+            assert_eq!(here.changed_since(&seen).await, Ok(Poll::Unchanged));
+        }
+        let polled = poll(&there, &mut late).await;
+        assert_eq!(
+            polled,
+            (changes(&["b", "Motor.1", "c"]), Changes::default())
+        );
+        assert_eq!(late, seen);
+        there.announce(&Changes::Any).await.expect("announced");
+        assert_eq!(poll(&here, &mut seen).await.0, Changes::Any);
+        // A server that was away for long.
+        for i in 0..256 {
+            let model = format!("m{i}");
+            there
+                .announce(&changes(&[&model]))
+                .await
+                .expect("announced");
+        }
+        let polled = poll(&here, &mut late).await.0;
+        assert_eq!(polled, Changes::Any);
+        let marker = folder.path().join("changed");
+        if let Ok(marker) = std::fs::read_to_string(marker) {
+            assert_eq!(marker.lines().count(), 256);
+        }
+    }
+}
+
+// An older server, another program or an attacker may write the marker.
+#[tokio::test]
+async fn a_marker_that_does_not_follow_the_last_one_makes_all_be_listed() {
+    let folder = Folder::new();
+    let [here, there] = [(); 2].map(|()| Store::open(folder.text()).expect("a folder"));
+    let marker = folder.path().join("changed");
+    let id = "0123456789abcdef0123456789abcdef";
+    let long = format!("{id} m\n").repeat(100_000);
+    let mut seen = Seen::default();
+    for text in [
+        format!("{id}\n"),
+        format!("{id} ../../m\n"),
+        format!("{id} a b\n"),
+        format!("{id} \n"),
+        format!("{id} m"),
+        format!("{id} m\n\n"),
+        format!("+{} m\n", &id[1..]),
+        format!("{} m\n", &id[1..]),
+        "\u{fffd}".to_owned(),
+        String::new(),
+        long,
+    ] {
+        for store in [&here, &there] {
+            store.announce(&changes(&["m"])).await.expect("announced");
+            poll(&here, &mut seen).await;
+        }
+        // Replaced as a store does, so that the ETag changes.
+        let upload = folder.path().join("upload");
+        std::fs::write(&upload, &text).expect("written");
+        std::fs::rename(&upload, &marker).expect("replaced");
+        assert_eq!(poll(&here, &mut seen).await.0, Changes::Any, "{text:.80}");
+        // The next announcement is understood by those that saw it before, or know of no marker.
+        there.announce(&changes(&["n"])).await.expect("announced");
+        let is_understood = text == format!("{id}\n");
+        let expected = if is_understood {
+            changes(&["n"])
+        } else {
+            Changes::Any
+        };
+        assert_eq!(poll(&here, &mut seen).await.0, expected, "{text:.80}");
+    }
+}
+
+// Two servers may read the marker, and then both replace it.
+#[tokio::test]
+async fn an_announcement_that_another_server_replaces_is_found_lost() {
+    let folder = Folder::new();
+    let [here, there] = [(); 2].map(|()| Store::open(folder.text()).expect("a folder"));
+    let marker = folder.path().join("changed");
+    let (mut seen_here, mut seen_there) = (Seen::default(), Seen::default());
+    there.announce(&changes(&["x"])).await.expect("announced");
+    poll(&here, &mut seen_here).await;
+    poll(&there, &mut seen_there).await;
+    for (count, lost) in [(1, changes(&["m0"])), (9, Changes::Any)] {
+        let before = std::fs::read(&marker).expect("announced");
+        for i in 0..count {
+            let model = format!("m{i}");
+            here.announce(&changes(&[&model])).await.expect("announced");
+        }
+        let ours = poll(&here, &mut seen_here).await;
+        assert_eq!(ours.1, Changes::default(), "all are there");
+        // The other server read the marker before.
+        std::fs::write(&marker, before).expect("written");
+        there.announce(&changes(&["b"])).await.expect("announced");
+        assert_eq!(poll(&there, &mut seen_there).await.0, changes(&["b"]));
+        assert_eq!(
+            poll(&here, &mut seen_here).await,
+            (Changes::Any, lost.clone())
+        );
+        // It is announced again, and lost only once.
+        here.announce(&lost).await.expect("announced");
+        assert_eq!(poll(&there, &mut seen_there).await.0, lost);
+        assert_eq!(poll(&here, &mut seen_here).await.1, Changes::default());
+    }
+}
+
+// Object stores refuse the later of two writes.
+#[tokio::test]
+async fn announcements_at_the_same_time_to_an_object_store_are_all_kept() {
+    let delays = ThrottleConfig {
+        wait_get_per_call: Duration::from_millis(5),
+        ..ThrottleConfig::default()
+    };
+    let objects: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(InMemory::new(), delays));
+    let stores = [(); 6].map(|()| Store::from_objects(Arc::clone(&objects), "test"));
+    let mut seen = Seen::default();
+    stores[0].announce(&Changes::Any).await.expect("announced");
+    poll(&stores[0], &mut seen).await;
+    let names: Vec<_> = (0..stores.len()).map(|i| format!("m{i}")).collect();
+    let announcements = stores.iter().zip(&names).map(async |(store, name)| {
+        let announced = store.announce(&changes(&[name])).await;
+        announced.expect("announced");
+    });
+    futures_util::future::join_all(announcements).await;
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let polled = poll(&stores[0], &mut seen).await;
+    assert_eq!(polled, (changes(&names), Changes::default()));
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{COMMON, ROW, TREES, assert_stored, change_while_clients_predict, retrain_at_once};
+use super::{
+    COMMON, ROW, TREES, assert_stored, change_among_models_that_are_not_announced,
+    change_while_clients_predict, retrain_at_once,
+};
 use crate::support::data::{encoded, fit, is_from, readings, samples};
 use crate::support::folder::{Folder, version_path, write};
 use crate::support::http::request;
@@ -79,6 +82,16 @@ fn a_change_at_one_server_of_a_bucket_reaches_the_other_and_the_next_start() {
     assert_eq!(seen(&servers[1]), before);
     drop(servers);
     assert_eq!(seen(&server_on(&bucket, &[])), before);
+}
+
+#[test]
+fn a_change_in_a_bucket_is_taken_over_without_listing_all_models() {
+    let folder = Folder::new();
+    let bucket = ObjectStore::start(&folder, 0);
+    let options = ["--refresh-interval", "200ms"];
+    let servers = [server_on(&bucket, &options), server_on(&bucket, &options)];
+    let store = ObjectStore::folder(&folder);
+    change_among_models_that_are_not_announced([&servers[0], &servers[1]], &store);
 }
 
 // Neither server knows that the other trained the model too. The store must refuse the version

@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use super::{COMMON, ROW, assert_stored, change_while_clients_predict, retrain_at_once};
+use super::{
+    COMMON, ROW, assert_stored, change_among_models_that_are_not_announced,
+    change_while_clients_predict, retrain_at_once,
+};
 #[cfg(target_os = "linux")]
 use crate::support::data::readings;
 use crate::support::folder::Folder;
@@ -27,6 +30,17 @@ fn a_change_at_one_server_of_a_folder_reaches_the_other_and_no_prediction_fails(
         Server::spawn(on_folder(&folder, &options)),
     ];
     change_while_clients_predict("folder", [&servers[0], &servers[1]]);
+}
+
+#[test]
+fn a_change_in_a_folder_is_taken_over_without_listing_all_models() {
+    let folder = Folder::new();
+    let options = ["--refresh-interval", "200ms"];
+    let servers = [
+        Server::spawn(on_folder(&folder, &options)),
+        Server::spawn(on_folder(&folder, &options)),
+    ];
+    change_among_models_that_are_not_announced([&servers[0], &servers[1]], folder.path());
 }
 
 // A server may only read the store because of its rights, or because the disk is full. It cannot

@@ -16,8 +16,8 @@ use iforest_server::store::decode;
 use ndarray::Array2;
 use serde_json::json;
 
-use crate::support::data::{fit, is_from, readings, samples};
-use crate::support::folder::version_path;
+use crate::support::data::{encoded, fit, is_from, readings, samples};
+use crate::support::folder::{version_path, write};
 use crate::support::http::request;
 use crate::support::server::Server;
 use crate::support::wait_until;
@@ -210,6 +210,50 @@ fn change_while_clients_predict(store: &str, servers: [&Server; 2]) {
         assert!(!log.contains("cannot be served"), "{log}");
         assert!(!log.contains("panicked"), "{log}");
     }
+}
+
+/// Changes a model at one server, and another behind the servers' backs. The other server must look
+/// after what was announced, and not list the whole store, which takes long if it has many models.
+fn change_among_models_that_are_not_announced(servers: [&Server; 2], store: &std::path::Path) {
+    let [here, there] = servers;
+    let first = readings(1, 50, 2);
+    here.retrain("motor", &first).ok();
+    wait_until("both servers have announced themselves", || {
+        let announced = std::fs::read_to_string(store.join("changed")).unwrap_or_default();
+        there.model("motor").status == 200 && announced.ends_with(" motor\n")
+    });
+    let unannounced = encoded(fit(TREES, first));
+    let write_unannounced = |version| {
+        write(
+            &store.join(version_path("models", "unannounced", version)),
+            &unannounced,
+        );
+    };
+    write_unannounced(1);
+    let assert_only_announced = |version: Option<u64>| {
+        wait_until("the change is served", || {
+            there.model("motor").version() == version
+        });
+        let other = there.model("unannounced");
+        assert_eq!(other.status, 404, "the whole store was listed: {other:?}");
+    };
+    let trained = here.retrain("motor", &readings(2, 60, 2));
+    assert_only_announced(trained.version());
+    let back = here.post("/models/motor/rollback", "");
+    assert_eq!(back.version(), Some(3), "{back:?}");
+    assert_only_announced(back.version());
+    here.delete("/models/motor").ok();
+    assert_only_announced(None);
+    assert_eq!(there.model("motor").status, 404);
+
+    // An older server writes only an id.
+    let marker = format!("{:032x}\n", 42);
+    let upload = store.join("upload");
+    write(&upload, marker.as_bytes());
+    std::fs::rename(upload, store.join("changed")).expect("replaced");
+    wait_until("the whole store is listed", || {
+        there.model("unannounced").version() == Some(1)
+    });
 }
 
 /// Sets a flag when dropped.

@@ -161,7 +161,10 @@ fn check(folder: &Folder, named: &[&str]) {
                 matches!(written, Ok(WriteOutcome::Stored(_))),
                 "{written:?}"
             );
-            others.announce().await.expect("announced");
+            others
+                .announce(&motor.clone().into())
+                .await
+                .expect("announced");
         });
         wait_until("it serves the new version", || {
             server.model("motor").version() == Some(version)
