@@ -4,8 +4,8 @@
     python3 benches/scale/scale.py
     python3 benches/scale/scale.py --smoke
 
-Needs Python 3.11 or newer, cargo, and about 70 KB of disk for every two hundred models: their files are
-hard links to a few. A smoke run has few models and slow code.
+Needs Python 3.11 or newer, cargo, and disk space for a folder for each model; most files are hard links. A smoke
+run has few models and slow code.
 """
 
 import argparse

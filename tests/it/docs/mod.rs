@@ -75,6 +75,10 @@ const UNCHECKED: &[(&str, &str)] = &[
         "takes minutes; `.ci/run` runs it with --smoke",
     ),
     (
+        "python3 benches/scale/scale.py",
+        "takes minutes; `.ci/run` runs it with --smoke",
+    ),
+    (
         "python3 benches/skab/skab.py SKAB/data",
         "needs the data of SKAB, which are not part of this repository",
     ),
