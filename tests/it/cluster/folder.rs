@@ -1,6 +1,7 @@
 //! Several servers on one folder.
 
 use std::process::Command;
+use std::time::Duration;
 
 use super::{
     COMMON, ROW, assert_stored, change_among_models_that_are_not_announced,
@@ -11,7 +12,8 @@ use crate::support::data::readings;
 use crate::support::folder::Folder;
 use crate::support::server::Server;
 #[cfg(target_os = "linux")]
-use crate::support::{tools::in_mount_namespace, wait_until};
+use crate::support::tools::in_mount_namespace;
+use crate::support::wait_until;
 
 fn on_folder(folder: &Folder, options: &[&str]) -> Command {
     let mut command = Server::command(&["--store", folder.text()]);
@@ -41,6 +43,14 @@ fn a_change_in_a_folder_is_taken_over_without_listing_all_models() {
         Server::spawn(on_folder(&folder, &options)),
     ];
     change_among_models_that_are_not_announced([&servers[0], &servers[1]], folder.path());
+
+    // An older server writes only an id.
+    let upload = folder.file("upload", format!("{:032x}\n", 42));
+    std::fs::rename(upload, folder.path().join("changed")).expect("replaced");
+    let delay = wait_until("the whole store is listed", || {
+        servers[1].model("unannounced").version() == Some(1)
+    });
+    assert!(delay < Duration::from_secs(6), "not by the regular listing");
 }
 
 // A server may only read the store because of its rights, or because the disk is full. It cannot

@@ -248,15 +248,6 @@ fn change_among_models_that_are_not_announced(servers: [&Server; 2], store: &std
     here.delete("/models/motor").ok();
     assert_only_announced(None);
     assert_eq!(there.model("motor").status, 404);
-
-    // An older server writes only an id.
-    let marker = format!("{:032x}\n", 42);
-    let upload = store.join("upload");
-    write(&upload, marker.as_bytes());
-    std::fs::rename(upload, store.join("changed")).expect("replaced");
-    wait_until("the whole store is listed", || {
-        there.model("unannounced").version() == Some(1)
-    });
 }
 
 /// Sets a flag when dropped.
