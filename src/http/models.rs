@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use axum::extract::{Extension, FromRequestParts, Path, State};
+use axum::http::Uri;
 use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
 
 use super::body::{Json, OptionalJsonBody};
 use super::error::{ApiError, ErrorCode};
-use super::limits::MAX_PREDICT_BODY;
+use super::limits::{MAX_LISTED, MAX_PREDICT_BODY};
 use super::paths;
 use super::predict::run_blocking;
 use super::state::AppState;
 use super::wire::{
     self, ModelChanged, ModelDeleted, ModelInfo, ModelList, ModelSummary, ModelVersions,
 };
-use crate::registry::{Actor, ChangeError, Registry, ServedModel};
+use crate::excerpt::excerpt;
+use crate::registry::{Actor, ChangeError, Registry, ServedModel, Summary};
 use crate::store::ModelName;
 
 /// The model name in a path.
@@ -48,14 +51,86 @@ pub(super) async fn find(
         .ok_or_else(|| ChangeError::NoModel(name.clone()).into())
 }
 
-pub(super) async fn list(State(app): State<Arc<AppState>>) -> Result<Json<ModelList>, ApiError> {
+pub(super) async fn list(State(app): State<Arc<AppState>>, uri: Uri) -> Result<Response, ApiError> {
+    let page = Page::parse(uri.query().unwrap_or_default())?;
     let models = app.registry.list().await?;
-    Ok(Json(ModelList {
-        models: models
-            .iter()
-            .map(|(name, model)| ModelSummary::new(name, model))
-            .collect(),
-    }))
+    let (models, next) = page.of(models);
+    let is_large = models.len() > MAX_LISTED;
+    let respond = move || {
+        let summaries = models.iter();
+        let list = ModelList {
+            models: summaries
+                .map(|(name, model)| ModelSummary::new(name, model))
+                .collect(),
+            next: next.map(|name| name.to_string()),
+        };
+        Ok(Json(list).into_response())
+    };
+    if is_large {
+        run_blocking(respond).await
+    } else {
+        respond()
+    }
+}
+
+/// Which models to list.
+#[derive(Default)]
+struct Page {
+    /// All if it is missing.
+    limit: Option<usize>,
+    /// The name after which the page begins.
+    after: Option<ModelName>,
+}
+
+impl Page {
+    /// Parses the query of a URL. Of a repeated parameter the last one counts, and unknown ones are
+    /// ignored, as fields of a body are.
+    fn parse(query: &str) -> Result<Self, ApiError> {
+        let mut page = Self::default();
+        for (parameter, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*parameter {
+                "limit" => page.limit = Some(parse_limit(&value)?),
+                "after" => {
+                    let name = value.parse().map_err(|error: crate::store::NameError| {
+                        let message = format!("after: {error}");
+                        ApiError::unprocessable(ErrorCode::BadName, message).at("after")
+                    })?;
+                    page.after = Some(name);
+                }
+                _ => {}
+            }
+        }
+        Ok(page)
+    }
+
+    /// The models of the page, of all in the order of their names; and if more follow, the last name.
+    fn of(
+        &self,
+        mut models: Vec<(ModelName, Summary)>,
+    ) -> (Vec<(ModelName, Summary)>, Option<ModelName>) {
+        if let Some(after) = &self.after {
+            models.drain(..models.partition_point(|(name, _)| name <= after));
+        }
+        let limit = self.limit.unwrap_or(usize::MAX);
+        let more = models.len() > limit;
+        models.truncate(limit);
+        let last = models.last().filter(|_| more);
+        let next = last.map(|(name, _)| name.clone());
+        (models, next)
+    }
+}
+
+fn parse_limit(value: &str) -> Result<usize, ApiError> {
+    let limit = value.parse().ok();
+    limit
+        .filter(|limit| (1..=MAX_LISTED).contains(limit))
+        .ok_or_else(|| {
+            let message = format!(
+                "limit must be a whole number from 1 to {MAX_LISTED}, got {:?}",
+                excerpt(value)
+            );
+            ApiError::unprocessable(ErrorCode::OutOfBounds, message).at("limit")
+        })
 }
 
 pub(super) async fn info(

@@ -184,7 +184,12 @@ impl Registry {
     ///
     /// [`LoadError`] if the metadata of a model were not read yet, and the store fails.
     pub async fn list(&self) -> Result<Vec<(ModelName, Summary)>, LoadError> {
-        self.shared.list().await
+        let shared = Arc::clone(&self.shared);
+        // Not on the thread that serves the request: there may be very many.
+        self.runtime
+            .spawn(async move { shared.list().await })
+            .await
+            .map_err(|_| LoadError::Interrupted)?
     }
 
     /// Describes a model without loading it; `None` if there is no such model.

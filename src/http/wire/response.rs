@@ -285,10 +285,13 @@ impl ModelSummary {
     }
 }
 
-/// All models.
+/// All models, or a page of them.
 #[derive(Debug, Serialize)]
 pub(in crate::http) struct ModelList {
     pub(in crate::http) models: Vec<ModelSummary>,
+    /// Where the next page begins, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::http) next: Option<String>,
 }
 
 /// The description of a model.

@@ -285,3 +285,70 @@ async fn a_model_can_be_rolled_back_version_by_version() {
     let answer = app.post("/models/nobody/rollback", "").await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn models_are_listed_page_by_page() {
+    let app = App::new();
+    let mut names = vec!["default".to_owned()];
+    for i in [3, 1, 4, 2, 5] {
+        let name = format!("m{i}");
+        app.post(
+            &format!("/models/{name}/retrain"),
+            json!({ "samples": [1, 2, 3] }).to_string(),
+        )
+        .await
+        .ok_json();
+        names.push(name);
+    }
+    names.sort();
+    let all = app.get("/models").await;
+    assert!(!all.body.contains("next"), "{}", all.body);
+    for limit in 1..=7 {
+        let (mut listed, mut query) = (Vec::new(), format!("limit={limit}"));
+        loop {
+            let page = app.get(&format!("/models?{query}")).await.ok_json();
+            let models = page["models"].as_array().expect("a list");
+            assert!((1..=limit).contains(&models.len()), "{page}");
+            listed.extend(models.iter().map(|model| {
+                let name = model["name"].as_str().expect("a name");
+                name.to_owned()
+            }));
+            let Some(next) = page["next"].as_str() else {
+                break;
+            };
+            query = format!("limit={limit}&after={next}");
+        }
+        assert_eq!(listed, names, "{limit}");
+    }
+    // A name that does not exist, a parameter that does not, and the end of the list.
+    let page = app.get("/models?after=m30&more=1").await.ok_json();
+    assert_eq!(page["models"].as_array().map(Vec::len), Some(2));
+    let page = app.get("/models?limit=1000&after=z").await;
+    assert_eq!(page.body, "{\"models\":[]}\n");
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_listed_is_refused() {
+    let app = App::new();
+    for (query, error) in [
+        (
+            "limit=0",
+            "limit must be a whole number from 1 to 1000, got \"0\"",
+        ),
+        ("limit=1001", "got \"1001\""),
+        ("limit=", "got \"\""),
+        ("limit=ten", "got \"ten\""),
+        ("limit=-1", "got \"-1\""),
+        ("after=a%20b", "after: a model's name must be"),
+        ("after=", "after: a model's name must be"),
+    ] {
+        let answer = app.get(&format!("/models?{query}")).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{query}");
+        assert!(answer.error().contains(error), "{}", answer.body);
+        assert!(answer.body.len() < 500, "{}", answer.body.len());
+    }
+    let long = format!("/models?limit={}", "9".repeat(4000));
+    let answer = app.get(&long).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(answer.body.len() < 500, "{}", answer.body.len());
+}
