@@ -117,6 +117,9 @@ def measure_start(program, loader, folder, count, burst):
         watch()
     quiet = load(loader, server, burst)
     listed = load(loader, server, burst, lambda: client.get("/models"))
+    names = [model["name"] for model in json.loads(client.get("/models"))["models"]]
+    if names != sorted(["default", *map(name, range(count))]):
+        sys.exit(f"GET /models lists {len(names)} models, not {count} and default")
     yield f"first answer after the start, {count:,} models", seconds(server.first_answer), "≤ 500 ms"
     yield "all of them in memory", seconds(warm), "≤ 5 s"
     ratio = during["p99"] / quiet["p99"]
@@ -167,7 +170,7 @@ def main():
     options = parser.parse_args()
     about = machine()
     _, loader, program = build(options.smoke)
-    many, more, requests, burst = (50, 100, 50, 1) if options.smoke else (20_000, 100_000, 20_000, 2)
+    many, more, requests, burst = (1_100, 100, 50, 1) if options.smoke else (20_000, 100_000, 20_000, 2)
     print("| work | figure | goal |\n| --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

@@ -40,8 +40,8 @@ pub(super) const BODY_PACE: Pace = Pace {
     rate: 1024,
 };
 
-/// Maximum number of models on a page of the list. So many are listed by the thread that serves the
-/// request, in less than a millisecond.
+/// Maximum number of models on a page of the list. A list of no more is made by the thread that serves
+/// the request, in less than a millisecond.
 pub(super) const MAX_LISTED: usize = 1000;
 
 /// Maximum number of readings in one request. With one feature they take a few milliseconds, unless

@@ -54,9 +54,9 @@ pub(super) async fn find(
 pub(super) async fn list(State(app): State<Arc<AppState>>, uri: Uri) -> Result<Response, ApiError> {
     let page = Page::parse(uri.query().unwrap_or_default())?;
     let models = app.registry.list().await?;
-    let (models, next) = page.of(models);
     let is_large = models.len() > MAX_LISTED;
     let respond = move || {
+        let (models, next) = page.of(models);
         let summaries = models.iter();
         let list = ModelList {
             models: summaries
