@@ -36,7 +36,7 @@ const MIN_PARALLEL_VALUES: usize = 32 * 1024;
 #[derive(Debug, Clone)]
 pub(in crate::forest) struct Evaluator {
     method: Method,
-    /// The planes, compiled for the first large batch; `None` if there are none for these trees.
+    /// The planes, compiled for the first large batch; `None` for trees that are too deep.
     planes: OnceLock<Option<PlaneTrees>>,
     /// Divides the sum of path lengths: the number of trees times their average path length.
     denominator: f64,
