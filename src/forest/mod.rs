@@ -2,15 +2,16 @@
 //! PyOD 3.6's `IForest` to the bit.
 //!
 //! With the same `random_state` and data, the trees, scores, offset, threshold and labels equal
-//! those of PyOD in every bit, for any number of features. On platforms whose C library is not
-//! glibc, a score may differ in its last bit, because it is computed with logarithms and a power.
-//! This module knows nothing of scaling or HTTP.
+//! those of PyOD on Linux in every bit, for any number of features and on every platform. This
+//! module knows nothing of scaling or HTTP.
 //!
 //! * `algorithm`: the forest, its offset and threshold, linfa's traits
 //! * `hyperparams`: the hyper-parameters and their ranges
 //! * `cost`: what a training costs, estimated before it starts
 //! * `tree`: growth of trees into flat arrays
 //! * `evaluate`: from trees to scores
+//! * `level`: runs code with the widest vector instructions of the processor
+//! * `elementary`: `ln` and `2^-x` with the same bits everywhere
 //! * `random`: the random streams of numpy and scikit-learn
 //! * `percentile`: numpy's percentile, which sets offset and threshold
 //! * `memory`: how much memory a forest takes, before it is made
@@ -20,9 +21,11 @@
 mod algorithm;
 mod convert;
 mod cost;
+mod elementary;
 mod error;
 mod evaluate;
 mod hyperparams;
+mod level;
 mod memory;
 mod percentile;
 mod random;
@@ -31,6 +34,7 @@ mod validate;
 
 pub use algorithm::IsolationForest;
 pub use cost::{MAX_TABLE_ADDITIONS, TrainingCost};
+pub(crate) use elementary::ln;
 pub use error::{FitError, ParamsError, ScoreError};
 pub use hyperparams::{
     IsolationForestParams, IsolationForestValidParams, MAX_ESTIMATORS, MaxSamples,

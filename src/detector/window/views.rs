@@ -2,6 +2,8 @@
 
 use ndarray::{Array2, ArrayBase};
 
+use crate::forest::ln;
+
 /// Added to a deviation before its logarithm is taken, in deviations of the training readings: a
 /// stuck sensor has none.
 const SPREAD_FLOOR: f64 = 0.05;
@@ -29,7 +31,7 @@ pub(super) fn write_views(scaled: &[f64], sensors: usize, kept: &[u32], features
         let deviation = (squares.sum::<f64>() / count).sqrt();
         features[i] = last[sensor];
         features[kept.len() + i] = mean;
-        features[2 * kept.len() + i] = (deviation + SPREAD_FLOOR).ln();
+        features[2 * kept.len() + i] = ln(deviation + SPREAD_FLOOR);
     }
 }
 

@@ -9,9 +9,9 @@
 
 use fearless_simd::Level;
 
-use super::level::at_level;
 use super::path_length::{PathLengths, average_path_length, depths};
 use super::threshold::round_down_to_f32;
+use crate::forest::level::at_level;
 use crate::forest::tree::{Boxes, Trees};
 
 /// Sums that are added side by side, and at the end added to each other: in one sum, each addition

@@ -8,7 +8,6 @@ use ndarray::{ArrayBase, Axis, Data, Ix2, Slice};
 use rayon::prelude::*;
 
 use super::distance::DistanceTrees;
-use super::level::at_level;
 use super::normal::normal_ranges;
 use super::path_length::{anomaly_score, average_path_length};
 use super::perfect::PerfectTrees;
@@ -17,6 +16,7 @@ use super::search::LANES;
 use super::step::StepFunction;
 use super::walk::Walk;
 use crate::forest::convert::{as_f32, as_f64};
+use crate::forest::level::at_level;
 use crate::forest::tree::{Boxes, Trees};
 
 /// Rows that are scored together: padded, they fit into the first-level cache beside a tree.
@@ -269,14 +269,18 @@ impl Evaluator {
             }
         }
         for score in scores {
-            *score = self.score(*score);
+            *score = -anomaly_score(*score, self.denominator);
         }
         is_finite
     }
 
     /// scikit-learn's `score_samples` for a sum of path lengths.
     fn score(&self, path_length_sum: f64) -> f64 {
-        -anomaly_score(path_length_sum, self.denominator)
+        at_level(
+            Level::new(),
+            #[inline(always)]
+            || -anomaly_score(path_length_sum, self.denominator),
+        )
     }
 }
 
@@ -296,8 +300,8 @@ mod tests {
     use linfa::ParamGuard;
     use ndarray::Array2;
 
-    use super::super::level::levels;
     use super::*;
+    use crate::forest::level::levels;
     use crate::forest::random::NumpyRandom;
     use crate::forest::{IsolationForest, MaxSamples};
 

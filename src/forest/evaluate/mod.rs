@@ -20,11 +20,9 @@
 //! * `path_length`: path lengths of leaves, and the score
 //! * `threshold`: thresholds as `f32`
 //! * `search`: the place of a value among thresholds
-//! * `level`: compiles loops for the vector instructions that the processor has
 
 mod distance;
 mod evaluator;
-mod level;
 mod normal;
 mod path_length;
 mod perfect;

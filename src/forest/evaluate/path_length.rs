@@ -1,5 +1,6 @@
 //! Path lengths of leaves, and the anomaly score computed from their sum.
 
+use crate::forest::elementary::{ln, power_of_half};
 use crate::forest::tree::Tree;
 
 /// Average path length of an unsuccessful search in a binary search tree of `n` rows: equation 1
@@ -13,21 +14,21 @@ pub(super) fn average_path_length(n: u32) -> f64 {
         2 => 1.0,
         _ => {
             let n = f64::from(n);
-            2.0 * ((n - 1.0).ln() + EULER_GAMMA) - 2.0 * (n - 1.0) / n
+            2.0 * (ln(n - 1.0) + EULER_GAMMA) - 2.0 * (n - 1.0) / n
         }
     }
 }
 
 /// The anomaly score of the paper (equation 2), in `(0, 1]`: greater for more isolated rows.
+///
+/// Inlined into code for the processor's instructions, as [`power_of_half`] is.
+#[inline(always)]
 pub(super) fn anomaly_score(path_length_sum: f64, denominator: f64) -> f64 {
-    let exponent = if denominator == 0.0 {
+    power_of_half(if denominator == 0.0 {
         1.0
     } else {
         path_length_sum / denominator
-    };
-    // LLVM turns pow(2, x) into exp2(x), which differs in the last bit for one value in a thousand;
-    // black_box hides the 2.
-    std::hint::black_box(2.0_f64).powf(-exponent)
+    })
 }
 
 /// Computes path lengths of leaves. Most leaves hold few rows, so their averages are tabulated.

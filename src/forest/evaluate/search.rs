@@ -156,8 +156,8 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use super::super::level::{at_level, levels};
     use super::*;
+    use crate::forest::level::{at_level, levels};
     use crate::forest::random::NumpyRandom;
 
     #[test]

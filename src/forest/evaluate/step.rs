@@ -1,9 +1,12 @@
 //! A forest over one feature, as a step function.
 
+use fearless_simd::Level;
+
 use super::path_length::{PathLengths, anomaly_score};
 use super::search::{LANES, Search};
 use super::threshold::round_down_to_f32;
 use crate::forest::cost::MAX_TABLE_ADDITIONS;
+use crate::forest::level::at_level;
 use crate::forest::tree::Trees;
 
 /// Number of intervals whose path lengths are summed together, because the additions of one
@@ -59,14 +62,21 @@ impl StepFunction {
                     *sum += length;
                 }
             }
-            for (score, sum) in scores.iter_mut().zip(sums) {
-                *score = anomaly_score(sum, denominator);
-            }
+            scores.copy_from_slice(&sums[..scores.len()]);
             for step in here {
                 lengths[step.tree as usize] = [step.length; BLOCK];
             }
             steps = later;
         }
+        at_level(
+            Level::new(),
+            #[inline(always)]
+            || {
+                for score in &mut scores {
+                    *score = anomaly_score(*score, denominator);
+                }
+            },
+        );
         Some(Self {
             breakpoints: Search::new(&breakpoints[..count]),
             scores,

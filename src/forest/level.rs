@@ -1,11 +1,12 @@
-//! Runs loops with the widest vector instructions of the processor.
+//! Runs code with the widest vector instructions of the processor, and fused multiply-add.
 
 use fearless_simd::{Level, Simd};
 
 /// Runs `work`, compiled for the instructions of the level.
 ///
 /// `work` and what it calls must be inlined: otherwise they are compiled for any processor. The
-/// results have the same bits on all levels, because none of them fuses or reorders operations.
+/// results have the same bits on all levels, because the compiler neither fuses nor reorders
+/// operations.
 #[inline(always)]
 pub(super) fn at_level<R>(level: Level, work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
