@@ -57,15 +57,17 @@ impl<'a> Tree<'a> {
 impl Tree<'_> {
     /// The number of edges to the deepest leaf.
     fn depth(&self) -> u32 {
-        let mut deepest = 0;
-        // The depths of the nodes that follow, the next on top.
-        let mut pending = vec![0];
+        let (mut depth, mut deepest) = (0, 0);
+        // The depths of the right children that follow, the next on top.
+        let mut pending = Vec::new();
         for &feature in self.feature {
-            let Some(depth) = pending.pop() else { break };
             if feature == LEAF {
                 deepest = deepest.max(depth);
+                let Some(next) = pending.pop() else { break };
+                depth = next;
             } else {
-                pending.extend([depth + 1, depth + 1]);
+                depth += 1;
+                pending.push(depth);
             }
         }
         deepest
@@ -137,9 +139,10 @@ impl Trees {
         self.iter().all(|tree| {
             tree.n_node_samples[0] == max_samples && tree.depth() <= max_depth(max_samples)
         }) && self.n_node_samples.iter().all(|&rows| rows > 0)
-            && splits
-                .filter(|&(&feature, _)| feature != LEAF)
-                .all(|(&feature, threshold)| feature < n_features && threshold.is_finite())
+            // Without a branch, so that nodes are checked side by side.
+            && splits.fold(true, |all, (&feature, threshold)| {
+                all & ((feature == LEAF) | ((feature < n_features) & threshold.is_finite()))
+            })
     }
 
     /// Number of nodes in all trees.
