@@ -7,6 +7,7 @@ mod healthcheck;
 mod predict;
 mod progress;
 mod telemetry;
+mod verify;
 
 use std::error::Error;
 use std::future::Future;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         match config.command {
             Some(Command::Healthcheck) => return healthcheck::run(&config),
             Some(Command::Predict(ref args)) => predict::run(&config, args),
+            Some(Command::Store(ref args)) => verify::run(&config, args),
             None => serve(&config),
         }
     };

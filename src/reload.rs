@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
+use sha2::{Digest, Sha256};
 
 /// How often files are looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -106,8 +106,5 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 fn hash<const N: usize>(contents: &Result<[Vec<u8>; N], String>) -> Result<Vec<u8>, String> {
     let contents = contents.as_ref().map_err(Clone::clone)?;
-    Ok(contents
-        .iter()
-        .flat_map(|content| digest(&SHA256, content).as_ref().to_vec())
-        .collect())
+    Ok(contents.iter().flat_map(Sha256::digest).collect())
 }

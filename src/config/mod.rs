@@ -21,6 +21,7 @@ use iforest_server::memory::MemoryLimit;
 use iforest_server::registry::RegistryConfig;
 
 use crate::predict::PredictArgs;
+use crate::verify::StoreArgs;
 
 use file::Kind;
 pub(crate) use listing::Listing;
@@ -330,6 +331,7 @@ pub(crate) enum Command {
     /// Otherwise it is 1, and a line on standard error says why.
     Healthcheck,
     Predict(PredictArgs),
+    Store(StoreArgs),
 }
 
 /// [`OutOfRange`] on the command line.

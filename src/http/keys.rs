@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, header};
-use ring::digest::{SHA256, digest};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
@@ -190,8 +190,8 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 fn hash(key: &[u8]) -> Hash {
-    let digest = digest(&SHA256, key);
-    let (chunks, _) = digest.as_ref().as_chunks();
+    let digest = Sha256::digest(key);
+    let (chunks, _) = digest.as_chunks();
     let mut hash = Hash::default();
     for (integer, bytes) in hash.iter_mut().zip(chunks) {
         *integer = u64::from_ne_bytes(*bytes);

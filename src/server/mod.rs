@@ -9,7 +9,7 @@
 //! * `connections`: all open connections, and which to close where there are too many
 //! * `worker`: a serving thread
 //! * `connection`, `exchange`, `service`: one connection; its timers, its state, its requests
-//! * `tls`: encryption
+//! * `tls`: encryption, or that this program has none
 //! * `client`: the client's address
 //! * `date`: the `Date` header
 //! * `busy_poll`: polling for the next request of a lone client
@@ -22,6 +22,10 @@ mod date;
 mod exchange;
 mod listener;
 mod service;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
 mod tls;
 mod worker;
 

@@ -11,7 +11,7 @@
 //! * `folder`: durable operations on local folders, and reading those with stray files
 //! * `metrics`: what is counted
 //! * `reports`: problems that the log names once
-//! * `open`: from a URL to a store
+//! * `open`, `cloud`: from a URL to a store; those in the cloud, or that this program has none
 //! * `error`: the errors
 //!
 //! # Layout
@@ -49,6 +49,11 @@
 //!
 //! Format 1, which is still read, has a [`Record`] in postcard's encoding between them.
 
+#[cfg(feature = "cloud")]
+mod cloud;
+#[cfg(not(feature = "cloud"))]
+#[path = "no_cloud.rs"]
+mod cloud;
 mod error;
 mod folder;
 mod format;
@@ -527,7 +532,12 @@ impl Store {
 
     /// The path of a version and the store's location, for log lines.
     pub fn describe(&self, name: &ModelName, version: u64) -> String {
-        format!("{} of {self}", version_path(MODELS, name, version))
+        format!("{} of {self}", self.path(name, version))
+    }
+
+    /// The path of a version in the store.
+    pub fn path(&self, name: &ModelName, version: u64) -> String {
+        version_path(MODELS, name, version).into()
     }
 
     /// Fails if the folder has lost its change marker, as when its disk was unmounted: it looks

@@ -8,7 +8,7 @@
 //! * `openapi`: the OpenAPI document against the server
 //! * `window_streams`: predictions of windowed models, through the router
 //! * `program`, `durability`, `cluster`, `untrusted_store`, `loading`, `memory`: the real binary
-//! * `predict_csv`: predictions of a file, by the real binary
+//! * `predict_csv`, `upgrades`: predictions of a file; stores of older releases; by the real binary
 //! * `access`: who may do what, through the router and the real binary
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
@@ -40,4 +40,5 @@ mod store;
 mod stored_format;
 mod support;
 mod untrusted_store;
+mod upgrades;
 mod window_streams;

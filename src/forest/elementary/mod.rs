@@ -22,8 +22,16 @@ const LN_2_LOW: f64 = 5.497_923_018_708_371e-14;
 /// The natural logarithm.
 ///
 /// Has the bits of glibc for all positive normal numbers. Any other number goes to the C library.
-#[inline(always)]
 pub(crate) fn ln(x: f64) -> f64 {
+    at_level(
+        Level::new(),
+        #[inline(always)]
+        || ln_here(x),
+    )
+}
+
+#[inline(always)]
+fn ln_here(x: f64) -> f64 {
     /// The bits of 0.6875, where the first interval of the table starts.
     const FIRST: u64 = 0x3fe6_0000_0000_0000;
     /// ln(1 + r) - r, as a polynomial from r² on.
@@ -92,8 +100,10 @@ fn ln_near_1(x: f64) -> f64 {
 
 /// `2^-x`, which is C's `pow(2.0, -x)`, for `x` from 0 to [`MAX_EXPONENT`], and the last of these
 /// powers beyond: no anomaly score is that small.
+///
+/// For loops within [`at_level`], where it is a few instructions.
 #[inline(always)]
-pub(crate) fn power_of_half(x: f64) -> f64 {
+pub(super) fn power_of_half(x: f64) -> f64 {
     /// ln 2 in two numbers, as `pow` computes the logarithm of its base.
     const LN_2: f64 = std::f64::consts::LN_2;
     const LN_2_REST: f64 = 2.319_046_813_846_28e-17;

@@ -5,8 +5,8 @@ use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ring::digest;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -46,7 +46,7 @@ pub(super) fn render(document: &Value) -> Page {
 
 /// The source expression that allows this text inside the page.
 fn hash(text: &str) -> String {
-    let hash = digest::digest(&digest::SHA256, text.as_bytes());
+    let hash = Sha256::digest(text);
     format!("sha256-{}", BASE64.encode(hash))
 }
 
