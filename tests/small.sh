@@ -5,8 +5,8 @@
 set -euo pipefail
 program=$1
 work=$(mktemp -d)
-trap 'kill "$server" 2>/dev/null || true; rm -r "$work"' EXIT
 server=
+trap '[ -z "$server" ] || kill "$server"; rm -r "$work"' EXIT
 
 fail() {
   printf '%s\n' "$*" >&2
@@ -27,8 +27,9 @@ refused 'this program is built without TLS' --store memory: --tls-cert cert.pem 
 
 "$program" --port 0 --host 127.0.0.1 --store "$work/store" --random-state 42 2>"$work/log" &
 server=$!
+address=
 for _ in $(seq 100); do
-  address=$(sed -n 's|.*listening on \(127[0-9.:]*\).*|\1|p; s|.*listening on http://\([0-9.:]*\).*|\1|p' "$work/log")
+  address=$(sed -n 's|.*listening on [^0-9]*\(127[0-9.:]*\).*|\1|p' "$work/log")
   [ -z "$address" ] || break
   sleep 0.1
 done
