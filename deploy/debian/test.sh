@@ -89,6 +89,9 @@ for value in 1.5 2.5 9; do
   curl --fail --silent --show-error localhost:5000/models/press-1/predict --json "{\"values\": [[$value, 20]]}"
 done
 END
+seq 5000 | awk '{ printf "%s[%d, %d, %d]", (NR > 1 ? ", " : "{\"samples\": ["), $1 % 7, $1 % 11, $1 % 13 } END { print "]}" }' \
+  >"$root/root/samples"
+sed s/samples/values/ "$root/root/samples" >"$root/root/values"
 # As the unit starts it, but without systemd: StateDirectory= makes the folder there.
 cat >"$root/root/by-hand" <<END
 set -eu
@@ -137,10 +140,9 @@ equal "no new privileges" "$(sed -n 's/^NoNewPrivs:\t//p' <<<"$status")" 1
 equal "filters of system calls" "$(sed -n 's/^Seccomp:\t//p' <<<"$status")" 2
 equal "folder" "$(with_systemd stat --format '%U %a' $store)" "$name 700"
 # Training, large batches, and the store, under all restrictions of the unit.
-with_systemd sh -euc 'seq 5000 | awk "BEGIN { printf \"{\\\"samples\\\": [\" } { printf \"%s[%d,%d,%d]\", (NR > 1 ? \",\" : \"\"), \$1 % 7, \$1 % 11, \$1 % 13 } END { print \"]}\" }" >/tmp/samples
-  sed s/samples/values/ /tmp/samples >/tmp/values
-  curl --fail --silent --show-error localhost:5000/models/press-2/retrain --json @/tmp/samples
-  curl --fail --silent --show-error localhost:5000/models/press-2/predict --json @/tmp/values | tail -c 100' ||
+with_systemd sh -euc '
+  curl --fail --silent --show-error localhost:5000/models/press-2/retrain --json @/root/samples
+  curl --fail --silent --show-error localhost:5000/models/press-2/predict --json @/root/values | tail -c 100' ||
   fail "a large batch"
 
 step "a server that is killed comes back; wrong settings do not make it start again and again"

@@ -12,6 +12,8 @@ use crate::support::folder::Folder;
 const NEEDS_SERVER_PY: &str =
     "needs the tutorial's server.py, which is not part of this repository";
 
+const TRIED_AS_PACKAGE: &str = "deploy/debian/test.sh tries the package in a clean Debian";
+
 /// Commands that are neither run here nor stand in `.ci/run`, each with the reason.
 const UNCHECKED: &[(&str, &str)] = &[
     (
@@ -82,6 +84,25 @@ const UNCHECKED: &[(&str, &str)] = &[
         "python3 benches/skab/skab.py SKAB/data",
         "needs the data of SKAB, which are not part of this repository",
     ),
+    (
+        "cargo install --locked cargo-deb",
+        "prepares the commands after it",
+    ),
+    ("cargo deb", TRIED_AS_PACKAGE),
+    (
+        "apt-get install ./target/debian/iforest-server_*.deb",
+        TRIED_AS_PACKAGE,
+    ),
+    (
+        "iforest-server --config /etc/iforest-server/config.toml --check-config",
+        TRIED_AS_PACKAGE,
+    ),
+    ("systemctl restart iforest-server", TRIED_AS_PACKAGE),
+    (
+        "apt-get install debootstrap dpkg-dev lintian systemd-container",
+        "prepares the command after it",
+    ),
+    ("deploy/debian/test.sh", "needs root, and takes minutes"),
 ];
 
 fn root() -> &'static Path {
