@@ -227,6 +227,14 @@ fn every_relative_link_in_the_documents_resolves() {
     assert!(errors.is_empty(), "\n{}", errors.join("\n"));
 }
 
+#[test]
+fn the_changelog_of_the_debian_package_begins_with_this_version() {
+    let changelog = read(Path::new("deploy/debian/changelog"));
+    let first = changelog.lines().next().unwrap_or_default();
+    let expected = concat!("iforest-server (", env!("CARGO_PKG_VERSION"), "-1) ");
+    assert!(first.starts_with(expected), "{first}");
+}
+
 // A promise whose test is gone is no promise.
 #[test]
 fn every_test_that_the_security_document_names_exists() {

@@ -313,6 +313,36 @@ fn check_config_shows_what_holds_and_changes_nothing() {
     assert!(again.contains(&format!(" # {file}, line ")), "{again}");
 }
 
+// Its paths stand in double quotes, where those of Windows have escapes.
+#[cfg(unix)]
+#[test]
+fn the_settings_of_the_debian_package_are_valid_with_each_that_is_commented_out() {
+    let folder = Folder::new();
+    let names = vec!["localhost".to_owned()];
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).expect("made");
+    folder.file("cert.pem", cert.pem());
+    folder.file("key.pem", signing_key.serialize_pem());
+    folder.file("keys", "node-red read 0123456789abcdef\n");
+    let settings = include_str!("../../../deploy/debian/config.toml");
+    // Comments have a space after the sign.
+    let lines = settings.lines().map(|line| match line.strip_prefix('#') {
+        Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+        _ => line,
+    });
+    let settings = lines.collect::<Vec<_>>().join("\n");
+    let settings = settings.replace("/etc/iforest-server", folder.text());
+    let file = folder.file("config.toml", &settings);
+    let shown = listing(&[], &["--config", &file]);
+    for key in ["host", "store", "api-keys", "tls-cert", "memory-limit"] {
+        let line = shown
+            .lines()
+            .find(|line| line.starts_with(&format!("{key} = ")));
+        let line = line.unwrap_or_else(|| panic!("{key} in {shown}"));
+        assert!(line.contains(&format!("# {file}, line ")), "{line}");
+    }
+    assert!(shown.contains("host = \"127.0.0.1\" "), "{shown}");
+}
+
 #[test]
 fn check_config_hides_secrets_of_the_store() {
     let options = ["--store", "s3://key:secret-1@bucket/path?token=secret-2"];
