@@ -198,11 +198,18 @@ impl Evaluator {
                     &copy
                 }
             };
+            let is_finite = at_level(
+                level,
+                #[inline(always)]
+                || self.sum_block(level, planes, values, scores),
+            );
+            // In code of its own: within the code above, looking up scores took 1.5 times as long.
             at_level(
                 level,
                 #[inline(always)]
-                || self.score_block(level, planes, values, scores),
-            )
+                || self.finish_block(scores),
+            );
+            is_finite
         };
         if rows.len() < MIN_PARALLEL_VALUES {
             scores.chunks_mut(block).enumerate().all(score_block)
@@ -229,9 +236,10 @@ impl Evaluator {
         }
     }
 
-    /// Scores a block of rows, whose values follow one another. Returns whether they are finite.
+    /// Writes the sum of path lengths of each row of a block, or its anomaly score if scores are looked
+    /// up. The values of the rows follow one another. Returns whether they are finite.
     #[inline(always)]
-    fn score_block<F: Float>(
+    fn sum_block<F: Float>(
         &self,
         level: Level,
         planes: Option<&PlaneTrees>,
@@ -252,11 +260,7 @@ impl Evaluator {
                         *narrow = as_f32(value);
                     }
                     step.scores(&narrow, scores);
-                    for score in scores {
-                        *score = -*score;
-                    }
                 }
-                return is_finite;
             }
             (_, Some(planes)) => planes.path_length_sums(level, value, scores),
             (Method::Perfect(trees), None) => trees.path_length_sums(value, scores),
@@ -268,10 +272,24 @@ impl Evaluator {
                 trees.depth_sums(level, &narrow, scores);
             }
         }
-        for score in scores {
-            *score = -anomaly_score(*score, self.denominator);
-        }
         is_finite
+    }
+
+    /// Makes `score_samples` of what [`sum_block`](Self::sum_block) wrote.
+    #[inline(always)]
+    fn finish_block(&self, scores: &mut [f64]) {
+        match &self.method {
+            Method::Step(_) => {
+                for score in scores {
+                    *score = -*score;
+                }
+            }
+            _ => {
+                for sum in scores {
+                    *sum = -anomaly_score(*sum, self.denominator);
+                }
+            }
+        }
     }
 
     /// scikit-learn's `score_samples` for a sum of path lengths.
