@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tries the Debian package as its user does: in a clean Debian 12 it is installed, started by hand and
 # by systemd, upgraded with edited settings, removed, and purged. Models and answers must stay. It takes
-# about two minutes beside the build, and leaves nothing behind but target/debian.
+# three minutes beside the build, and leaves nothing behind but target/debian.
 #
 #     deploy/debian/test.sh         # as root; needs cargo-deb and the packages below
 #     deploy/debian/test.sh unit    # only the unit, by systemd-analyze; seconds, as any user
