@@ -1,77 +1,16 @@
 // Checks what deploy/ holds with Prometheus and promtool: the configuration and the rules as files, and then with a
 // real server that a real Prometheus scrapes. Needs both programs and the release build of the server.
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { binary, eventually, folder, needs, root, run, startPrometheus, startServer, targetIsUp } from './support.mjs';
 
-const root = fileURLToPath(new URL('../../', import.meta.url));
 const shipped = join(root, 'deploy/prometheus');
 const dashboard = JSON.parse(readFileSync(join(root, 'deploy/grafana/iforest-server.json'), 'utf8'));
-const binary = process.env.IFOREST_SERVER_BIN ?? join(root, 'target/release/iforest-server');
+const options = needs('prometheus', 'promtool', binary);
 
-/** How long to wait for what must happen. */
-const PATIENCE_MS = 30_000;
-
-const works = (program) => spawnSync(program, ['--version']).status === 0;
-const missing = ['prometheus', 'promtool', binary].filter((program) => !works(program));
-// In CI a missing program must fail the tests rather than skip them.
-const options = { skip: missing.length > 0 && process.env.CI !== 'true' && `NOT RUN: ${missing} does not work here` };
-
-const endings = new WeakMap();
-
-/** Does this after the test: first what was added last, so that programs end before their folders. */
-function afterwards(t, action) {
-  if (!endings.has(t)) {
-    endings.set(t, []);
-    t.after(async () => {
-      for (const ending of endings.get(t).reverse()) await ending();
-    });
-  }
-  endings.get(t).push(action);
-}
-
-/** A folder that is removed after the test. */
-function folder(t) {
-  const path = mkdtempSync(join(tmpdir(), 'iforest-deploy-'));
-  afterwards(t, () => rmSync(path, { recursive: true, force: true }));
-  return path;
-}
-
-/** Runs promtool and returns what it printed. */
-function promtool(args, input) {
-  const run = spawnSync('promtool', args, { input, encoding: 'utf8', cwd: shipped });
-  assert.equal(run.error, undefined);
-  assert.equal(run.status, 0, `promtool ${args.join(' ')}\n${run.stdout}${run.stderr}`);
-  return run.stdout + run.stderr;
-}
-
-/** Starts a program, waits until it prints where it listens, and ends it after the test. */
-async function start(t, program, args, listening) {
-  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, NO_PROXY: '*' } });
-  const ended = new Promise((resolve) => child.once('close', resolve).once('error', resolve));
-  const stop = async () => {
-    child.kill();
-    await ended;
-  };
-  afterwards(t, stop);
-  let log = '';
-  child.stderr.setEncoding('utf8').on('data', (text) => (log += text));
-  let over = false;
-  ended.then(() => (over = true));
-  const address = await eventually(() => {
-    assert.ok(!over, `${program} ended:\n${log}`);
-    return listening.exec(log)?.[1];
-  }, () => `${program} does not listen:\n${log}`);
-  return { url: `http://${address}`, address, stop };
-}
-
-const startServer = (t, ...args) =>
-  start(t, binary, ['--host', '127.0.0.1', '--port', '0', '--random-state', '7', ...args], /listening on (\S+),/);
+const promtool = (args, input) => run('promtool', args, { input, cwd: shipped });
 
 /** The shipped configuration with shorter intervals and the address of this server. */
 function configure(t, address, edit = (text) => text) {
@@ -86,49 +25,6 @@ function configure(t, address, edit = (text) => text) {
   writeFileSync(file, edit(fitted, path));
   return file;
 }
-
-async function startPrometheus(t, config) {
-  const args = [`--config.file=${config}`, `--storage.tsdb.path=${folder(t)}`, '--web.listen-address=127.0.0.1:0'];
-  const { url } = await start(t, 'prometheus', args, /msg="Listening on" .*address=(\S+)/);
-  const get = async (path) => {
-    const answer = await fetch(`${url}/api/v1/${path}`);
-    const body = await answer.json();
-    assert.equal(body.status, 'success', `${path}: ${body.error}`);
-    return body.data;
-  };
-  // Until it has read its configuration, it answers 503 without JSON.
-  await eventually(async () => (await fetch(`${url}/-/ready`)).ok, () => 'Prometheus is not ready');
-  return {
-    get,
-    /** Each series that an expression has now: labels and value. */
-    async query(expression) {
-      const { result } = await get(`query?query=${encodeURIComponent(expression)}`);
-      return result.map(({ metric, value }) => ({ labels: metric, value: Number(value[1]) }));
-    },
-    /** The one value of an expression, 0 where it has none. */
-    async value(expression) {
-      const series = await this.query(expression);
-      assert.ok(series.length < 2, `${expression} has ${series.length} series`);
-      return series[0]?.value ?? 0;
-    },
-  };
-}
-
-/** Calls until the result is truthy. */
-async function eventually(call, explain) {
-  const end = Date.now() + PATIENCE_MS;
-  for (;;) {
-    const result = await call();
-    if (result) return result;
-    assert.ok(Date.now() < end, await explain());
-    await sleep(50);
-  }
-}
-
-const targetIsUp = (prometheus) => eventually(
-  async () => (await prometheus.value('up{job="iforest-server"}')) === 1,
-  async () => JSON.stringify((await prometheus.get('targets')).activeTargets),
-);
 
 /** The metrics that a text in Prometheus' format has. */
 const families = (text) => new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name));
