@@ -10,12 +10,13 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" && \
     install -D -t /image/usr/local/bin "target/$target/release/iforest-server"
 # The authorities that sign the certificates of object stores, and a folder of models for the user of the image.
-RUN install -D -m 644 -t /image/etc/ssl/certs /etc/ssl/certs/ca-certificates.crt && install -d -m 700 /models
+RUN install -D -m 644 -t /image/etc/ssl/certs /etc/ssl/certs/ca-certificates.crt && \
+    install -d /image/var/lib && install -d -m 700 /store/iforest-server
 
 FROM scratch
 COPY --from=build /image /
-# A new volume takes over the owner and the mode of this folder.
-COPY --from=build --chown=65532:65532 /models /var/lib/iforest-server
+# A new volume takes over owner and mode of the folder within; that of the copied folder itself some builders lose.
+COPY --from=build --chown=65532:65532 /store /var/lib
 ENV PATH=/usr/local/bin IFOREST_STORE=/var/lib/iforest-server
 USER 65532:65532
 EXPOSE 5000

@@ -44,7 +44,11 @@ test('the images have all that the build of the program reads, and the versions 
   }
 
   const [, rust] = /^rust-version = "(.+)"$/m.exec(read('Cargo.toml'));
-  assert.match(read('Dockerfile'), new RegExp(`^FROM rust:${rust}\\.`, 'm'));
+  const [, image] = /^FROM rust:(.+)-slim-bookworm AS build$/m.exec(read('Dockerfile'));
+  assert.ok(image.startsWith(`${rust}.`), image);
+  const workflows = ['ci.yml', 'release.yml'].map((name) => load(read(join('.github/workflows', name))));
+  for (const workflow of workflows) assert.equal(workflow.env.RUST_VERSION, image);
+  assert.equal(workflows[1].jobs.deb.container, `rust:${image}-slim-bookworm`);
   const nodeRed = read('deploy/compose/node-red.Dockerfile');
   const [minor] = flows.devDependencies['node-red'].match(/^\d+\.\d+\./);
   assert.ok(nodeRed.includes(`FROM nodered/node-red:${minor}`), minor);

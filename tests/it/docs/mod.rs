@@ -13,6 +13,10 @@ const NEEDS_SERVER_PY: &str =
     "needs the tutorial's server.py, which is not part of this repository";
 
 const TRIED_AS_PACKAGE: &str = "deploy/debian/test.sh tries the package in a clean Debian";
+const NEEDS_DOCKER: &str =
+    "needs Docker; .github/workflows builds and runs the images, deploy/test/ runs their programs";
+
+const NEEDS_CLUSTER: &str = "needs a cluster; deploy/test/ builds the manifests and checks them";
 
 /// Commands that are neither run here nor stand in `.ci/run`, each with the reason.
 const UNCHECKED: &[(&str, &str)] = &[
@@ -103,6 +107,25 @@ const UNCHECKED: &[(&str, &str)] = &[
         "prepares the command after it",
     ),
     ("deploy/debian/test.sh", "needs root, and takes minutes"),
+    ("docker build -t iforest-server .", NEEDS_DOCKER),
+    (
+        "docker run --read-only --cap-drop ALL --stop-timeout 15 -p 127.0.0.1:5000:5000 -v models:/var/lib/iforest-server iforest-server",
+        NEEDS_DOCKER,
+    ),
+    ("docker compose up --build", NEEDS_DOCKER),
+    (
+        "kubectl create secret generic iforest-server-keys --from-file=keys",
+        NEEDS_CLUSTER,
+    ),
+    (
+        "kubectl create secret generic iforest-server-s3 --from-literal=AWS_ACCESS_KEY_ID=ID --from-literal=AWS_SECRET_ACCESS_KEY=SECRET",
+        NEEDS_CLUSTER,
+    ),
+    (
+        "kubectl create secret tls iforest-server-tls --cert=cert.pem --key=key.pem",
+        NEEDS_CLUSTER,
+    ),
+    ("kubectl apply -k deploy/kubernetes", NEEDS_CLUSTER),
 ];
 
 fn root() -> &'static Path {
