@@ -13,6 +13,9 @@
 //! * `examples`, `docs`: what the documents and the examples show
 //! * `support`: what the tests share
 
+// Tests of other builds: tests/small.sh.
+#![cfg(all(feature = "cloud", feature = "tls"))]
+
 mod access;
 mod cluster;
 mod concurrency;

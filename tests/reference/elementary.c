@@ -1,7 +1,6 @@
-// Records hashes of glibc's logarithms and powers for the tests of src/forest/elementary.
+// Prints hashes of glibc's logarithms and powers for the tests of src/forest/elementary/mod.rs:
 //
-//     cc -O2 -ffp-contract=off -fno-builtin -o elementary elementary.c -lm
-//     ./elementary > ../fixtures/elementary.txt
+//     cc -O2 -ffp-contract=off -fno-builtin -o elementary elementary.c -lm && ./elementary
 //
 // on x86_64 Linux with glibc 2.28 or newer and a processor with fused multiply-add.
 
@@ -49,7 +48,7 @@ static double whole(uint64_t bits, int shift, uint64_t count) {
 int main(void) {
   start();
   for (int n = 1; n <= 1 << 20; n++) add(log(n));
-  print("ln whole");
+  print("LN_WHOLE");
 
   start();
   state = 1;
@@ -60,7 +59,7 @@ int main(void) {
     add(log(any));
     add(log(0.9 + 0.2 * uniform(random)));
   }
-  print("ln any");
+  print("LN_ANY");
 
   for (int i = 0; i < 1024; i++) {
     double n = i + 3;
@@ -73,7 +72,7 @@ int main(void) {
     double leaves = whole(bits, 27, 64) * average(bits, 10, 64) + whole(bits, 33, 16) * average(bits, 16, 1024);
     add(pow(2.0, -((whole(bits, 37, 1024) + leaves) / (100.0 * average(bits, 0, 1024)))));
   }
-  print("power quotients");
+  print("POWER_QUOTIENTS");
 
   start();
   state = 3;
@@ -82,5 +81,5 @@ int main(void) {
     add(pow(2.0, -(512.0 * u)));
     add(pow(2.0, -(u * u * u * u * u * u * u * u)));
   }
-  print("power any");
+  print("POWER_ANY");
 }

@@ -25,6 +25,14 @@ const UNCHECKED: &[(&str, &str)] = &[
         "serves until it is stopped; the tests start the same program",
     ),
     (
+        "pip install iforest-server",
+        "deploy/wheel/test.sh builds the wheel, installs it and asks the server",
+    ),
+    (
+        "iforest-server",
+        "serves until it is stopped; the tests start the same program",
+    ),
+    (
         "npm ci",
         "the README's test command runs it from the top folder",
     ),
