@@ -265,6 +265,10 @@ fn cannot_listen(Serving { host, port }: &Serving, error: &io::Error) -> String 
         io::ErrorKind::AddrNotAvailable => {
             "; this machine does not have the address: --host 0.0.0.0 listens on all that it has"
         }
+        // Windows answers so, too, for ports that it keeps for itself, such as those of Hyper-V.
+        io::ErrorKind::PermissionDenied if cfg!(windows) => {
+            "; another program, or Windows itself, holds the port: choose another one with --port"
+        }
         io::ErrorKind::PermissionDenied => {
             "; ports from 1024 on need no rights: choose one with --port"
         }
@@ -319,7 +323,14 @@ mod tests {
         for (kind, expected) in [
             (io::ErrorKind::AddrInUse, "another port with --port"),
             (io::ErrorKind::AddrNotAvailable, "--host 0.0.0.0"),
-            (io::ErrorKind::PermissionDenied, "from 1024 on"),
+            (
+                io::ErrorKind::PermissionDenied,
+                if cfg!(windows) {
+                    "another one with --port"
+                } else {
+                    "from 1024 on"
+                },
+            ),
         ] {
             let host = "10.0.0.7".to_owned();
             let error = cannot_listen(&Serving { host, port: 80 }, &kind.into());

@@ -28,7 +28,7 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         .log_internal_errors(false);
     match format {
         LogFormat::Text => log
-            .with_ansi(io::stderr().is_terminal())
+            .with_ansi(has_colours())
             .fmt_fields(debug_fn(write_field).delimited(" "))
             .with_writer(|| LogWriter)
             .init(),
@@ -38,6 +38,16 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
             .with_writer(|| EscapedJson(LogWriter))
             .init(),
     }
+}
+
+/// Whether standard error shows colours.
+fn has_colours() -> bool {
+    // The console of Windows shows them only to programs that ask for them.
+    #[cfg(windows)]
+    if nu_ansi_term::enable_ansi_support().is_err() {
+        return false;
+    }
+    io::stderr().is_terminal()
 }
 
 /// Writes the message or a field of a line. All text from clients passes here.

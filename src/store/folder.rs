@@ -4,13 +4,15 @@
 //! The crate lists a folder as a whole or not at all: one name that is not UTF-8, or a loop of links,
 //! would hide every model. And it waits for a writer where a FIFO has the name of a version.
 
+use std::error::Error;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::iter::successors;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::layout::{CHANGED, EXTENSION, MODELS, parse_file};
-use super::name::ModelName;
+use super::name::{ModelName, Naming};
 use super::version::Version;
 
 /// Age at which a temporary file is taken to be abandoned: no write lasts that long.
@@ -31,7 +33,7 @@ pub(super) fn list(store: &Path) -> io::Result<Listing<(ModelName, Vec<Version>)
     };
     for path in entries(&store.join(MODELS))? {
         let name = path.file_name().and_then(|name| name.to_str());
-        let Some(name) = name.and_then(ModelName::from_folder) else {
+        let Some(name) = name.and_then(|name| ModelName::from_folder(name, Naming::LOCAL)) else {
             let problem = "no model has a folder of this name".to_owned();
             listing.strays.push((path, problem));
             continue;
@@ -172,6 +174,18 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a failed write says that the file system has no hard links, such as FAT.
+pub(super) fn lacks_hard_links(error: &(dyn Error + 'static)) -> bool {
+    // EPERM of Unix, and ERROR_INVALID_FUNCTION of Windows. A write without rights gets others.
+    const NOT_PERMITTED: i32 = 1;
+    successors(Some(error), |&cause| cause.source()).any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            error.kind() == io::ErrorKind::Unsupported
+                || error.raw_os_error() == Some(NOT_PERMITTED)
+        })
+    })
+}
+
 /// Makes the removal of a model's files durable, and removes its folder if it is empty.
 pub(super) fn sync_removal(models: &Path, folder: &Path) -> io::Result<()> {
     let changed = match std::fs::remove_dir(folder) {
@@ -249,6 +263,23 @@ mod tests {
             "changed#",
         ] {
             assert!(!is_upload(file), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_file_system_without_hard_links_is_recognised() {
+        let lacks = |error: io::Error| {
+            let source = Box::new(error);
+            lacks_hard_links(&object_store::Error::Generic { store: "", source })
+        };
+        assert!(lacks(io::Error::from_raw_os_error(1)));
+        assert!(lacks(io::ErrorKind::Unsupported.into()));
+        for kind in [
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::StorageFull,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ] {
+            assert!(!lacks(kind.into()), "{kind}");
         }
     }
 

@@ -3,7 +3,7 @@
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use super::name::ModelName;
+use super::name::{ModelName, Naming};
 use super::version::Version;
 
 /// Prefix of the versions that can be served.
@@ -25,9 +25,9 @@ pub(super) const MAX_VERSION: u64 = 10_u64.pow(VERSION_DIGITS as u32) - 1;
 const VERSION_DIGITS: usize = 10;
 
 /// The path of a version below [`MODELS`] or [`QUARANTINE`].
-pub(super) fn version_path(prefix: &str, name: &ModelName, version: u64) -> Path {
+pub(super) fn version_path(prefix: &str, name: &ModelName, version: u64, naming: Naming) -> Path {
     let file = format!("{version:0VERSION_DIGITS$}.{EXTENSION}");
-    Path::from_iter([prefix, &name.folder(), &file])
+    Path::from_iter([prefix, &name.folder(naming), &file])
 }
 
 /// The version stored in a file of this name; `None` for a foreign file, among which are those with
@@ -38,11 +38,12 @@ pub(super) fn parse_file(file: &str) -> Option<u64> {
     is_number.then(|| number.parse().ok())?
 }
 
-/// The model and version stored in an object below [`MODELS`]; `None` for a foreign object.
+/// The model and version stored in an object below [`MODELS`], which is not a local file; `None` for a
+/// foreign object.
 pub(super) fn parse_object(object: &ObjectMeta) -> Option<(ModelName, Version)> {
     let mut parts = object.location.parts();
     let (_, folder, file) = (parts.next()?, parts.next()?, parts.next()?);
-    let name = ModelName::from_folder(folder.as_ref())?;
+    let name = ModelName::from_folder(folder.as_ref(), Naming::Free)?;
     let number = parse_file(file.as_ref())?;
     let is_version = parts.next().is_none();
     is_version.then(|| (name, Version::new(number, object.e_tag.clone())))

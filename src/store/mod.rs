@@ -25,7 +25,8 @@
 //! The server serves the greatest version. A write creates a version only if its number is free
 //! (`If-None-Match: *`, or a hard link in a folder), so if two servers write the same version, one
 //! of them fails and takes the next number. Folder names are in lower case; for a name with
-//! capitals, `=` and a hexadecimal number follow, whose bits mark the capitals.
+//! capitals, `=` and a hexadecimal number follow, whose bits mark the capitals. In a folder on
+//! Windows, `=` precedes names that Windows takes for devices, such as `aux` and `aux.1`.
 //!
 //! # Format of a version
 //!
@@ -86,6 +87,7 @@ use self::folder::Listing;
 use self::layout::{CHANGED, MAX_VERSION, MODELS, QUARANTINE, parse_object, version_path};
 use self::marker::OwnChanges;
 use self::metrics::{Operation, StoreMetrics};
+use self::name::Naming;
 use self::open::{Backend, Missing};
 use self::reports::Reports;
 
@@ -226,6 +228,18 @@ impl Store {
         self.folder.is_some()
     }
 
+    fn naming(&self) -> Naming {
+        if self.is_folder() {
+            Naming::LOCAL
+        } else {
+            Naming::Free
+        }
+    }
+
+    fn version_path(&self, prefix: &str, name: &ModelName, version: u64) -> Path {
+        version_path(prefix, name, version, self.naming())
+    }
+
     /// Lists the versions of all models, in ascending order.
     ///
     /// The log names everything else that lies there, once, and a model whose folder cannot be
@@ -262,11 +276,11 @@ impl Store {
         let run = async {
             self.check_mounted()?;
             let mut versions = if let Some(store) = &self.folder {
-                let folder = store.join(MODELS).join(name.folder());
+                let folder = store.join(MODELS).join(name.folder(self.naming()));
                 self.list_folder(move || folder::list_versions(&folder))
                     .await?
             } else {
-                let folder = Path::from_iter([MODELS, &name.folder()]);
+                let folder = Path::from_iter([MODELS, &name.folder(self.naming())]);
                 let objects = self.list_objects(&folder).await?;
                 objects.into_iter().map(|(_, version)| version).collect()
             };
@@ -380,7 +394,7 @@ impl Store {
         length: Option<u64>,
     ) -> Result<Bytes, ReadError> {
         let run = async {
-            let path = version_path(MODELS, name, version);
+            let path = self.version_path(MODELS, name, version);
             let max = self.max_model_size;
             let check_size = move |size| {
                 if length.is_none() && size > max {
@@ -441,7 +455,7 @@ impl Store {
             if size > max {
                 return Err(StoreError::new(FormatError::TooLarge { size, max }));
             }
-            let path = version_path(MODELS, name, version);
+            let path = self.version_path(MODELS, name, version);
             let options = PutOptions::from(PutMode::Create);
             let payload = bytes.to_vec().into();
             let error = match self.objects.put_opts(&path, payload, options).await {
@@ -458,6 +472,12 @@ impl Store {
                 }
                 Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => {
                     return Ok(WriteOutcome::AlreadyExists);
+                }
+                Err(error) if self.is_folder() && folder::lacks_hard_links(&error) => {
+                    let problem = StoreError::new(error);
+                    StoreError::new(format!(
+                        "{problem}; the store must lie on a file system with hard links, which FAT lacks"
+                    ))
                 }
                 Err(error) => StoreError::new(error),
             };
@@ -496,7 +516,7 @@ impl Store {
         let run = async {
             self.check_writable()?;
             for version in versions {
-                let path = version_path(MODELS, name, version.number);
+                let path = self.version_path(MODELS, name, version.number);
                 match self.objects.delete(&path).await {
                     Ok(()) | Err(ObjectError::NotFound { .. }) => {}
                     Err(error) => return Err(error.into()),
@@ -504,7 +524,7 @@ impl Store {
             }
             if let Some(folder) = &self.folder {
                 let models = folder.join(MODELS);
-                let model = models.join(name.folder());
+                let model = models.join(name.folder(self.naming()));
                 run_blocking(move || folder::sync_removal(&models, &model)).await?;
             }
             Ok(())
@@ -521,8 +541,8 @@ impl Store {
         if self.is_read_only {
             return Err(Self::read_only());
         }
-        let from = version_path(MODELS, name, version);
-        let to = version_path(QUARANTINE, name, version);
+        let from = self.version_path(MODELS, name, version);
+        let to = self.version_path(QUARANTINE, name, version);
         match self.objects.rename(&from, &to).await {
             // If the version is missing, another server has moved it already.
             Ok(()) | Err(ObjectError::NotFound { .. }) => Ok(to.into()),
@@ -537,7 +557,7 @@ impl Store {
 
     /// The path of a version in the store.
     pub fn path(&self, name: &ModelName, version: u64) -> String {
-        version_path(MODELS, name, version).into()
+        self.version_path(MODELS, name, version).into()
     }
 
     /// Fails if the folder has lost its change marker, as when its disk was unmounted: it looks

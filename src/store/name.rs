@@ -16,6 +16,25 @@ const MAX_NAME_LENGTH: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName(Arc<str>);
 
+/// Where folders are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// In an object store, or on a system other than Windows.
+    Free,
+    /// On Windows, where the names of devices name no folder, not even with an extension: `aux`,
+    /// `aux.1`.
+    Windows,
+}
+
+impl Naming {
+    /// On this machine.
+    pub(super) const LOCAL: Self = if cfg!(windows) {
+        Self::Windows
+    } else {
+        Self::Free
+    };
+}
+
 /// A text that is not a valid name of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
@@ -45,20 +64,27 @@ impl ModelName {
     }
 
     /// The name of its folder. Some file systems ignore case and drop a trailing dot, so a name with
-    /// capitals or a trailing dot is written in lower case, followed by a bit mask of its capitals.
-    pub(super) fn folder(&self) -> String {
+    /// capitals or a trailing dot is written in lower case, followed by a bit mask of its capitals. On
+    /// Windows, `=` precedes the name of a device.
+    pub(super) fn folder(&self, naming: Naming) -> String {
         let capitals = self.0.bytes().rev().fold(0u128, |bits, byte| {
             (bits << 1) | u128::from(byte.is_ascii_uppercase())
         });
-        if capitals == 0 && !self.0.ends_with('.') {
-            return self.0.to_string();
+        let folder = if capitals == 0 && !self.0.ends_with('.') {
+            self.0.to_string()
+        } else {
+            format!("{}={capitals:x}", self.0.to_ascii_lowercase())
+        };
+        if naming == Naming::Windows && is_device(&folder) {
+            return format!("={folder}");
         }
-        format!("{}={capitals:x}", self.0.to_ascii_lowercase())
+        folder
     }
 
     /// The inverse of [`folder`](Self::folder); `None` for any other folder.
-    pub(super) fn from_folder(folder: &str) -> Option<Self> {
-        let (lower, capitals) = folder.split_once('=').unwrap_or((folder, "0"));
+    pub(super) fn from_folder(folder: &str, naming: Naming) -> Option<Self> {
+        let spelled = folder.strip_prefix('=').unwrap_or(folder);
+        let (lower, capitals) = spelled.split_once('=').unwrap_or((spelled, "0"));
         let capitals = u128::from_str_radix(capitals, 16).ok()?;
         let letters = lower.chars().enumerate().map(|(i, c)| {
             let is_capital = i < MAX_NAME_LENGTH && (capitals >> i) & 1 == 1;
@@ -70,8 +96,18 @@ impl ModelName {
         });
         let name: Self = letters.collect::<String>().parse().ok()?;
         // Another spelling, such as one with leading zeros, is not written by this program.
-        (name.folder() == folder).then_some(name)
+        (name.folder(naming) == folder).then_some(name)
     }
+}
+
+/// Whether Windows takes the name of a folder, in lower case, for that of a device.
+fn is_device(folder: &str) -> bool {
+    let stem = folder.split('.').next().unwrap_or_default();
+    let numbered = stem
+        .strip_prefix("com")
+        .or_else(|| stem.strip_prefix("lpt"));
+    matches!(stem, "aux" | "con" | "nul" | "prn")
+        || numbered.is_some_and(|n| matches!(n.as_bytes(), [b'0'..=b'9']))
 }
 
 impl FromStr for ModelName {
@@ -116,20 +152,26 @@ mod tests {
             "_",
             "0",
             "A0",
+            "aux",
+            "AUX",
+            "aux.1",
+            "aux.",
             &"X".repeat(128),
             &"x".repeat(128),
         ];
-        let mut folders = Vec::new();
-        for name in names {
-            let name: ModelName = name.parse().expect("a good name");
-            let folder = name.folder();
-            assert_eq!(ModelName::from_folder(&folder), Some(name));
-            assert!(!folder.ends_with('.') && folder.len() <= 255, "{folder}");
-            folders.push(folder.to_lowercase());
+        for naming in [Naming::Free, Naming::Windows] {
+            let mut folders = Vec::new();
+            for name in names {
+                let name: ModelName = name.parse().expect("a good name");
+                let folder = name.folder(naming);
+                assert_eq!(ModelName::from_folder(&folder, naming), Some(name));
+                assert!(!folder.ends_with('.') && folder.len() <= 255, "{folder}");
+                folders.push(folder.to_lowercase());
+            }
+            folders.sort();
+            folders.dedup();
+            assert_eq!(folders.len(), names.len());
         }
-        folders.sort();
-        folders.dedup();
-        assert_eq!(folders.len(), names.len());
         for folder in [
             "",
             "Motor",
@@ -143,9 +185,47 @@ mod tests {
             "motor=01",
             "motor=1=1",
             "m=2",
+            "=motor",
+            "==motor",
         ] {
-            assert_eq!(ModelName::from_folder(folder), None, "{folder:?}");
+            for naming in [Naming::Free, Naming::Windows] {
+                assert_eq!(ModelName::from_folder(folder, naming), None, "{folder:?}");
+            }
         }
+    }
+
+    // Windows cannot create a folder `aux`. Elsewhere stores keep the folders that they have.
+    #[test]
+    fn devices_of_windows_get_folders_there() {
+        for (name, folder) in [
+            ("con", "=con"),
+            ("NUL", "nul=7"),
+            ("aux.", "=aux.=0"),
+            ("aux.pump-1", "=aux.pump-1"),
+            ("Aux.1", "=aux.1=1"),
+            ("prn", "=prn"),
+            ("com1", "=com1"),
+            ("lpt9.a.b", "=lpt9.a.b"),
+            ("com10", "com10"),
+            ("com", "com"),
+            ("conveyor", "conveyor"),
+            ("line.aux", "line.aux"),
+            ("default", "default"),
+        ] {
+            let name: ModelName = name.parse().expect("a good name");
+            assert_eq!(name.folder(Naming::Windows), folder);
+            assert_eq!(name.folder(Naming::Free), folder.trim_start_matches('='));
+            let read = ModelName::from_folder(folder, Naming::Windows);
+            assert_eq!(read, Some(name));
+        }
+        for folder in ["aux", "aux.1", "=motor", "=nul=7"] {
+            assert_eq!(
+                ModelName::from_folder(folder, Naming::Windows),
+                None,
+                "{folder}"
+            );
+        }
+        assert_eq!(ModelName::from_folder("=aux", Naming::Free), None);
     }
 
     #[test]

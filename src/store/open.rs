@@ -123,7 +123,13 @@ fn open_folder(path: &FilePath, missing: Missing) -> Result<Backend, StoreError>
     if missing == Missing::Create {
         folder::create(path).map_err(StoreError::new)?;
     }
-    let path = path.canonicalize().map_err(StoreError::new)?;
+    // In its canonical form, a path of Windows begins with `\\?\`, which no user writes.
+    let path = if cfg!(windows) {
+        std::path::absolute(path)
+    } else {
+        path.canonicalize()
+    };
+    let path = path.map_err(StoreError::new)?;
     let objects = LocalFileSystem::new_with_prefix(&path).map_err(StoreError::new)?;
     Ok(Backend::Folder(path, Arc::new(objects.with_fsync(true))))
 }
