@@ -8,10 +8,6 @@ use crate::support::router::App;
 // Recorded: server.py with numpy.random.seed(42) and IForest(contamination=0.05, random_state=42)
 // trains on the same 500 readings and answers with the same bytes.
 #[tokio::test]
-#[cfg_attr(
-    not(all(target_os = "linux", target_env = "gnu")),
-    ignore = "scores are recorded with glibc, see support::data::RECORDED_SCORES"
-)]
 async fn the_first_model_equals_that_of_server_py() {
     let app = App::new();
     let answer = app.predict(r#"{"value": 2.5}"#).await;

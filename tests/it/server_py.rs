@@ -27,10 +27,6 @@ struct Case {
 
 // Scores, scaled values, labels, key order, number format and newline.
 #[tokio::test]
-#[cfg_attr(
-    not(all(target_os = "linux", target_env = "gnu")),
-    ignore = "scores are recorded with glibc, see support::data::RECORDED_SCORES"
-)]
 async fn answers_equal_those_of_server_py_byte_for_byte() {
     let cases: Vec<Case> = fixture("server.json");
     let mut compared = 0;

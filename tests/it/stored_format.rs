@@ -21,7 +21,7 @@ use object_store::{
 };
 
 use crate::store::{encode_record_1, record};
-use crate::support::data::{RECORDED_SCORES, params, readings};
+use crate::support::data::{params, readings};
 
 fn golden(format: u32) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -66,7 +66,7 @@ fn files_of_both_formats_are_read_and_format_2_is_written_as_it_was() {
     assert_eq!(store::encode(&first).expect("whole"), golden(2));
     assert_eq!(format_1(&second), golden(1));
     // The offset in it is a recorded score.
-    assert!(!RECORDED_SCORES || first == record());
+    assert!(first == record());
 }
 
 // Only the trees are needed to store a model, so a detector without them must not be stored.
@@ -169,7 +169,7 @@ fn metadata_are_read_from_the_first_bytes_and_any_damage_of_them_is_found() {
     }
     for cut in [length, length + 1, whole.len()] {
         match decode_metadata(&whole[..cut]) {
-            MetadataPrefix::Complete(read) => assert!(!RECORDED_SCORES || *read == metadata),
+            MetadataPrefix::Complete(read) => assert!(*read == metadata),
             other => panic!("{cut} bytes: {other:?}"),
         }
     }

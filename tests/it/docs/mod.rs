@@ -25,14 +25,6 @@ const UNCHECKED: &[(&str, &str)] = &[
         "serves until it is stopped; the tests start the same program",
     ),
     (
-        "pip install iforest-server",
-        "deploy/wheel/test.sh builds the wheel, installs it and asks the server",
-    ),
-    (
-        "iforest-server",
-        "serves until it is stopped; the tests start the same program",
-    ),
-    (
         "npm ci",
         "the README's test command runs it from the top folder",
     ),
@@ -115,6 +107,10 @@ const UNCHECKED: &[(&str, &str)] = &[
         "prepares the command after it",
     ),
     ("deploy/debian/test.sh", "needs root, and takes minutes"),
+    (
+        "python3 tests/reference/record_store.py target/debug/iforest-server tests/fixtures/stores/0.3",
+        "records what tests::upgrades compares with",
+    ),
     ("docker build -t iforest-server .", NEEDS_DOCKER),
     (
         "docker run --read-only --cap-drop ALL --stop-timeout 15 -p 127.0.0.1:5000:5000 -v models:/var/lib/iforest-server iforest-server",
@@ -158,10 +154,7 @@ fn read(document: &Path) -> String {
 }
 
 #[test]
-#[cfg_attr(
-    not(all(target_os = "linux", target_env = "gnu")),
-    ignore = "scores are recorded with glibc, see support::data::RECORDED_SCORES"
-)]
+#[cfg_attr(not(unix), ignore = "the documents show the commands of a POSIX shell")]
 fn every_command_in_the_documents_gives_the_output_they_show() {
     if !crate::support::tools::available("curl", &["--version"]) {
         return;

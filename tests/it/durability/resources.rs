@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 #[cfg(unix)]
 use std::process::Command;
-#[cfg(unix)]
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
 use serde_json::json;

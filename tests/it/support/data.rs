@@ -97,12 +97,6 @@ impl SplitMix {
     }
 }
 
-/// Whether scores equal the recorded ones bit for bit on this platform. A score is a power of two,
-/// and an average path length a logarithm, of the C library. Both were recorded with glibc, and
-/// another library may differ in the last bit. Trees and scaled values need neither function and
-/// are the same everywhere.
-pub(crate) const RECORDED_SCORES: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
-
 /// Reads a file that the recording script wrote.
 pub(crate) fn fixture<T: DeserializeOwned>(name: &str) -> T {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

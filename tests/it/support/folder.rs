@@ -26,7 +26,6 @@ impl Folder {
     }
 
     /// A path beside the folder, to move it away for a while.
-    #[cfg(unix)]
     pub(crate) fn away(&self) -> PathBuf {
         self.0.with_extension("away")
     }

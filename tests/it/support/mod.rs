@@ -16,7 +16,6 @@ pub(crate) mod object_store;
 pub(crate) mod plain;
 pub(crate) mod router;
 pub(crate) mod server;
-#[cfg(unix)]
 pub(crate) mod tools;
 
 use std::time::{Duration, Instant};
