@@ -45,7 +45,7 @@ test('the images have all that the build of the program reads, and the versions 
 
   const [, rust] = /^rust-version = "(.+)"$/m.exec(read('Cargo.toml'));
   const [, image] = /^FROM rust:(.+)-slim-bookworm AS build$/m.exec(read('Dockerfile'));
-  assert.ok(image.startsWith(`${rust}.`), image);
+  assert.ok(rust.localeCompare(image, 'en', { numeric: true }) <= 0, `${rust} ${image}`);
   const workflows = ['ci.yml', 'release.yml'].map((name) => load(read(join('.github/workflows', name))));
   for (const workflow of workflows) assert.equal(workflow.env.RUST_VERSION, image);
   assert.equal(workflows[1].jobs.deb.container, `rust:${image}-slim-bookworm`);

@@ -1,6 +1,6 @@
 //! Runs code with the widest vector instructions of the processor, and fused multiply-add.
 
-use fearless_simd::{Level, Simd};
+use fearless_simd::Level;
 
 /// Runs `work`, compiled for the instructions of the level.
 ///
@@ -11,6 +11,7 @@ use fearless_simd::{Level, Simd};
 pub(super) fn at_level<R>(level: Level, work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
+        use fearless_simd::Simd;
         if let Some(avx512) = level.as_avx512() {
             return avx512.vectorize(work);
         }
