@@ -46,7 +46,10 @@ fn a_change_in_a_folder_is_taken_over_without_listing_all_models() {
 
     // An older server writes only an id.
     let upload = folder.file("upload", format!("{:032x}\n", 42));
-    std::fs::rename(upload, folder.path().join("changed")).expect("replaced");
+    // Windows may refuse while a server reads the marker.
+    wait_until("the marker is replaced", || {
+        std::fs::rename(&upload, folder.path().join("changed")).is_ok()
+    });
     let delay = wait_until("the whole store is listed", || {
         servers[1].model("unannounced").version() == Some(1)
     });

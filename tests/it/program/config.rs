@@ -93,7 +93,7 @@ fn options_override_variables_which_override_the_file() {
         format!("\nallowed-origins = [\"http://a\", \"http://b\"] # {file}, line 5\n"),
         "\ncontamination = 0.05 # default\n".to_owned(),
         "\n# random-state is not set\n".to_owned(),
-        format!("\n# config = \"{file}\" # IFOREST_CONFIG\n"),
+        format!("\n# config = {file:?} # IFOREST_CONFIG\n"),
     ] {
         assert!(listing.contains(&expected), "{expected:?} in {listing}");
     }
@@ -284,7 +284,7 @@ fn check_config_shows_what_holds_and_changes_nothing() {
     let shown = listing(&[("IFOREST_LOG_FORMAT", "json")], &options);
     for expected in [
         &format!("port = {port} # --port\n"),
-        &format!("api-keys = \"{keys}\" # --api-keys\n"),
+        &format!("api-keys = {keys:?} # --api-keys\n"),
         "max-samples = 0.5 # --max-samples\n",
         "log-format = \"json\" # IFOREST_LOG_FORMAT\n",
         "out-of-range-margin = 0 # default\n",
