@@ -1,6 +1,8 @@
 //! Runs code with the widest vector instructions of the processor, and fused multiply-add.
 
 use fearless_simd::Level;
+#[cfg(target_arch = "x86_64")]
+use fearless_simd::Simd;
 
 /// Runs `work`, compiled for the instructions of the level.
 ///
@@ -11,7 +13,6 @@ use fearless_simd::Level;
 pub(super) fn at_level<R>(level: Level, work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
-        use fearless_simd::Simd;
         if let Some(avx512) = level.as_avx512() {
             return avx512.vectorize(work);
         }
@@ -27,12 +28,12 @@ pub(super) fn at_level<R>(level: Level, work: impl FnOnce() -> R) -> R {
 /// The levels of this processor that evaluation distinguishes, for tests.
 #[cfg(test)]
 pub(super) fn levels() -> Vec<Level> {
-    let mut levels = vec![Level::baseline()];
+    let levels = std::iter::once(Level::baseline());
     #[cfg(target_arch = "x86_64")]
-    {
+    let levels = {
         let best = Level::new();
-        levels.extend(best.as_avx2().map(Level::Avx2));
-        levels.extend(best.as_avx512().map(Level::Avx512));
-    }
-    levels
+        let avx = best.as_avx2().map(Level::Avx2);
+        levels.chain(avx).chain(best.as_avx512().map(Level::Avx512))
+    };
+    levels.collect()
 }
