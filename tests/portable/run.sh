@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the tests for another system, and runs them here under an emulator:
 #
-#   tests/portable/run.sh windows               all tests, under Wine
-#   tests/portable/run.sh aarch64 forest::      those with forest:: in their names, under QEMU
+#   tests/portable/run.sh windows                          all tests, under Wine
+#   tests/portable/run.sh aarch64 --test it forest::       a part of them, under QEMU
 #
 # Needs the standard library for the target, as `rustup target add x86_64-pc-windows-gnu` or
 # `rustup target add aarch64-unknown-linux-gnu` installs it; a C compiler for the target; and the
