@@ -298,12 +298,9 @@ mod tests {
             let path = folder.join("changed#1");
             let file = File::create(&path).expect("a file");
             file.set_modified(time).expect("the file's time");
-            let metadata = file.metadata().expect("its metadata");
-            assert!(e_tag(&metadata).ends_with("-0"));
-            if cfg!(windows) && metadata.modified().ok() != Some(time) {
-                // Wine stores no time before 1970.
-                continue;
-            }
+            assert!(e_tag(&file.metadata().expect("its metadata")).ends_with("-0"));
+            // Windows may keep a removed file until it is closed.
+            drop(file);
             remove_stale_uploads(&folder);
             assert_eq!(!path.exists(), is_removed, "{time:?}");
         }
