@@ -77,7 +77,7 @@ fn the_store_of_each_release_is_served_with_the_same_answers() {
         // The next retrain adds to what the older release stored.
         let retrain = server.post("/retrain", r#"{"samples": [1, 2, 3, 4]}"#);
         assert_eq!(retrain.status, 200, "{}", retrain.body);
-        server.stop();
+        server.kill();
         assert_eq!(verify(&store).status.code(), Some(0));
     }
 }
