@@ -19,19 +19,32 @@ const LN_2_HIGH: f64 = 0.693_147_180_559_890_3;
 /// The rest of ln 2.
 const LN_2_LOW: f64 = 5.497_923_018_708_371e-14;
 
+/// `a * b + c`, rounded once.
+#[inline(always)]
+fn mul_add(level: Level, a: f64, b: f64, c: f64) -> f64 {
+    // Without the instruction, the function of MinGW's C library rounds twice.
+    #[cfg(all(windows, target_env = "gnu", target_arch = "x86_64"))]
+    if level.as_avx2().is_none() && level.as_avx512().is_none() {
+        return libm::fma(a, b, c);
+    }
+    let _ = level;
+    a.mul_add(b, c)
+}
+
 /// The natural logarithm.
 ///
 /// Has the bits of glibc for all positive normal numbers. Any other number goes to the C library.
 pub(crate) fn ln(x: f64) -> f64 {
+    let level = Level::new();
     at_level(
-        Level::new(),
+        level,
         #[inline(always)]
-        || ln_here(x),
+        || ln_at(level, x),
     )
 }
 
 #[inline(always)]
-fn ln_here(x: f64) -> f64 {
+fn ln_at(level: Level, x: f64) -> f64 {
     /// The bits of 0.6875, where the first interval of the table starts.
     const FIRST: u64 = 0x3fe6_0000_0000_0000;
     /// ln(1 + r) - r, as a polynomial from r² on.
@@ -46,7 +59,7 @@ fn ln_here(x: f64) -> f64 {
         return x.ln();
     }
     if (0.9375..1.064_697_265_625).contains(&x) {
-        return ln_near_1(x);
+        return ln_near_1(level, x);
     }
     // With x = z * 2^k and r = z / c - 1, ln(x) = k ln(2) + ln(c) + ln(1 + r).
     let bits = x.to_bits();
@@ -54,18 +67,23 @@ fn ln_here(x: f64) -> f64 {
     let (reciprocal, ln_c) = LN[(from_first >> 45) as usize % LN.len()];
     let k = ((from_first as i64) >> 52) as f64;
     let z = f64::from_bits(bits.wrapping_sub(from_first & 0xfff0_0000_0000_0000));
-    let r = z.mul_add(reciprocal, -1.0);
-    let known = k.mul_add(LN_2_HIGH, ln_c);
+    let r = mul_add(level, z, reciprocal, -1.0);
+    let known = mul_add(level, k, LN_2_HIGH, ln_c);
     let high = known + r;
-    let low = k.mul_add(LN_2_LOW, known - high + r);
+    let low = mul_add(level, k, LN_2_LOW, known - high + r);
     let r2 = r * r;
-    let upper = r.mul_add(A[4], A[3]).mul_add(r2, r.mul_add(A[2], A[1]));
-    (r * r2).mul_add(upper, A[0].mul_add(r2, low)) + high
+    let upper = mul_add(
+        level,
+        mul_add(level, r, A[4], A[3]),
+        r2,
+        mul_add(level, r, A[2], A[1]),
+    );
+    mul_add(level, r * r2, upper, mul_add(level, A[0], r2, low)) + high
 }
 
 /// As [`ln`], for numbers near 1, whose logarithms need more digits than the table has.
 #[inline(always)]
-fn ln_near_1(x: f64) -> f64 {
+fn ln_near_1(level: Level, x: f64) -> f64 {
     /// ln(1 + r) - r, as a polynomial from r² on.
     const B: [f64; 11] = [
         -0.5,
@@ -85,25 +103,35 @@ fn ln_near_1(x: f64) -> f64 {
     let r = x - 1.0;
     let r2 = r * r;
     let r3 = r * r2;
-    let first = r2.mul_add(B[3], r.mul_add(B[2], B[1]));
-    let second = r2.mul_add(B[6], r.mul_add(B[5], B[4]));
-    let third = r3.mul_add(B[10], r2.mul_add(B[9], r.mul_add(B[8], B[7])));
-    let upper = third.mul_add(r3, second).mul_add(r3, first);
+    let first = mul_add(level, r2, B[3], mul_add(level, r, B[2], B[1]));
+    let second = mul_add(level, r2, B[6], mul_add(level, r, B[5], B[4]));
+    let third = mul_add(
+        level,
+        r3,
+        B[10],
+        mul_add(level, r2, B[9], mul_add(level, r, B[8], B[7])),
+    );
+    let upper = mul_add(level, mul_add(level, third, r3, second), r3, first);
     // r - r² / 2, in two numbers.
-    let r_high = (-HALF).mul_add(r, r.mul_add(HALF, r));
+    let r_high = mul_add(level, -HALF, r, mul_add(level, r, HALF, r));
     let r_low = r - r_high;
     let square = r_high * r_high;
-    let high = square.mul_add(B[0], r);
-    let low = (B[0] * r_low).mul_add(r + r_high, square.mul_add(B[0], r - high));
-    high + upper.mul_add(r3, low)
+    let high = mul_add(level, square, B[0], r);
+    let low = mul_add(
+        level,
+        B[0] * r_low,
+        r + r_high,
+        mul_add(level, square, B[0], r - high),
+    );
+    high + mul_add(level, upper, r3, low)
 }
 
 /// `2^-x`, which is C's `pow(2.0, -x)`, for `x` from 0 to [`MAX_EXPONENT`], and the last of these
 /// powers beyond: no anomaly score is that small.
 ///
-/// For loops within [`at_level`], where it is a few instructions.
+/// For loops within [`at_level`] at this level, where it is a few instructions.
 #[inline(always)]
-pub(super) fn power_of_half(x: f64) -> f64 {
+pub(super) fn power_of_half(level: Level, x: f64) -> f64 {
     /// ln 2 in two numbers, as `pow` computes the logarithm of its base.
     const LN_2: f64 = std::f64::consts::LN_2;
     const LN_2_REST: f64 = 2.319_046_813_846_28e-17;
@@ -123,18 +151,23 @@ pub(super) fn power_of_half(x: f64) -> f64 {
     let y = -x.min(MAX_EXPONENT);
     // 2^y is e^(y ln 2).
     let high = y * LN_2;
-    let low = y.mul_add(LN_2_REST, LN_2.mul_add(y, -high));
+    let low = mul_add(level, y, LN_2_REST, mul_add(level, LN_2, y, -high));
     // With high + low = k ln(2) / 128 + r, the result is 2^(k / 128) e^r.
-    let rounded = high.mul_add(PER_LN_2, ROUND);
+    let rounded = mul_add(level, high, PER_LN_2, ROUND);
     let k = rounded.to_bits();
     let whole = rounded - ROUND;
-    let r = whole.mul_add(-STEP_LOW, whole.mul_add(-STEP_HIGH, high)) + low;
+    let r = mul_add(
+        level,
+        whole,
+        -STEP_LOW,
+        mul_add(level, whole, -STEP_HIGH, high),
+    ) + low;
     let (rest, bits) = POWERS[k as usize % POWERS.len()];
     let power = f64::from_bits(bits.wrapping_add(k << 45));
     let r2 = r * r;
-    let lower = r.mul_add(C[1], C[0]).mul_add(r2, rest + r);
-    let upper = r.mul_add(C[3], C[2]).mul_add(r2 * r2, lower);
-    power.mul_add(upper, power)
+    let lower = mul_add(level, mul_add(level, r, C[1], C[0]), r2, rest + r);
+    let upper = mul_add(level, mul_add(level, r, C[3], C[2]), r2 * r2, lower);
+    mul_add(level, power, upper, power)
 }
 
 /// Beyond it, `2^-x` would need the care of numbers that are almost 0.
@@ -221,14 +254,15 @@ mod tests {
         };
         let mut hash = Hash::new();
         let mut powers = [0.0; BLOCK];
+        let level = Level::new();
         for _ in 0..100_000_000 / BLOCK {
             powers.fill_with(&mut quotient);
             at_level(
-                Level::new(),
+                level,
                 #[inline(always)]
                 || {
                     for power in &mut powers {
-                        *power = power_of_half(*power);
+                        *power = power_of_half(level, *power);
                     }
                 },
             );
@@ -250,7 +284,7 @@ mod tests {
                     hash.add(at_level(
                         level,
                         #[inline(always)]
-                        || power_of_half(x),
+                        || power_of_half(level, x),
                     ));
                 }
             }
@@ -260,6 +294,7 @@ mod tests {
 
     #[test]
     fn powers_are_exact_where_they_can_be() {
+        let power_of_half = |x| power_of_half(Level::new(), x);
         for whole in 0..=512 {
             assert_eq!(power_of_half(f64::from(whole)), 2f64.powi(-whole));
         }

@@ -207,7 +207,7 @@ impl Evaluator {
             at_level(
                 level,
                 #[inline(always)]
-                || self.finish_block(scores),
+                || self.finish_block(level, scores),
             );
             is_finite
         };
@@ -277,7 +277,7 @@ impl Evaluator {
 
     /// Makes `score_samples` of what [`sum_block`](Self::sum_block) wrote.
     #[inline(always)]
-    fn finish_block(&self, scores: &mut [f64]) {
+    fn finish_block(&self, level: Level, scores: &mut [f64]) {
         match &self.method {
             Method::Step(_) => {
                 for score in scores {
@@ -286,7 +286,7 @@ impl Evaluator {
             }
             _ => {
                 for sum in scores {
-                    *sum = -anomaly_score(*sum, self.denominator);
+                    *sum = -anomaly_score(level, *sum, self.denominator);
                 }
             }
         }
@@ -294,10 +294,11 @@ impl Evaluator {
 
     /// scikit-learn's `score_samples` for a sum of path lengths.
     fn score(&self, path_length_sum: f64) -> f64 {
+        let level = Level::new();
         at_level(
-            Level::new(),
+            level,
             #[inline(always)]
-            || -anomaly_score(path_length_sum, self.denominator),
+            || -anomaly_score(level, path_length_sum, self.denominator),
         )
     }
 }

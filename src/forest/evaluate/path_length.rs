@@ -1,5 +1,7 @@
 //! Path lengths of leaves, and the anomaly score computed from their sum.
 
+use fearless_simd::Level;
+
 use crate::forest::elementary::{ln, power_of_half};
 use crate::forest::tree::Tree;
 
@@ -21,14 +23,15 @@ pub(super) fn average_path_length(n: u32) -> f64 {
 
 /// The anomaly score of the paper (equation 2), in `(0, 1]`: greater for more isolated rows.
 ///
-/// Inlined into code for the processor's instructions, as [`power_of_half`] is.
+/// For loops within code for the level, as [`power_of_half`] is.
 #[inline(always)]
-pub(super) fn anomaly_score(path_length_sum: f64, denominator: f64) -> f64 {
-    power_of_half(if denominator == 0.0 {
+pub(super) fn anomaly_score(level: Level, path_length_sum: f64, denominator: f64) -> f64 {
+    let exponent = if denominator == 0.0 {
         1.0
     } else {
         path_length_sum / denominator
-    })
+    };
+    power_of_half(level, exponent)
 }
 
 /// Computes path lengths of leaves. Most leaves hold few rows, so their averages are tabulated.

@@ -68,12 +68,13 @@ impl StepFunction {
             }
             steps = later;
         }
+        let level = Level::new();
         at_level(
-            Level::new(),
+            level,
             #[inline(always)]
             || {
                 for score in &mut scores {
-                    *score = anomaly_score(*score, denominator);
+                    *score = anomaly_score(level, *score, denominator);
                 }
             },
         );
