@@ -33,12 +33,9 @@ pub(super) const LOAD_CONCURRENCY: usize = 16;
 /// How often a load starts anew because the model was changed meanwhile.
 pub(super) const MAX_LOAD_ATTEMPTS: usize = 4;
 
-/// Most threads that decode models in the background; each keeps memory of its own.
-pub(super) const WARM_UP_THREADS: usize = 4;
-
-/// How many models are fetched at the same time to be loaded in the background: so many that the
-/// threads that decode them seldom wait for a disk, and an object store is not asked too often.
-pub(super) const WARM_UP_CONCURRENCY: usize = 2 * WARM_UP_THREADS;
+/// How many models are fetched at the same time to be loaded in the background. One thread decodes
+/// them, which takes longer than to fetch them from a disk; from an object store it does not.
+pub(super) const WARM_UP_CONCURRENCY: usize = 4;
 
 /// How often the log reports progress while models are loaded in the background.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);

@@ -103,7 +103,7 @@ impl Registry {
         let threads = Threads {
             runtime: runtime.handle(),
             worker: TrainingWorker::start()?,
-            decoder: Decoder::start()?,
+            decoder: Decoder::start("load", false)?,
         };
         let interval = config.refresh_interval.filter(|_| store.is_shared());
         let opened = runtime
@@ -144,7 +144,7 @@ impl Registry {
         name: ModelName,
     ) -> Result<Arc<ServedModel>, LoadOneError> {
         let runtime = RuntimeThread::start()?;
-        let decoder = Decoder::start()?;
+        let decoder = Decoder::start("load", false)?;
         let loaded = async move { open::load_one(&store, &config, &decoder, &name).await };
         let interrupted = || io::Error::other("the thread was interrupted");
         runtime.run(loaded).ok_or_else(interrupted)?

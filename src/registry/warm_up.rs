@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use futures_util::{StreamExt, stream};
 
 use super::decoder::Decoder;
-use super::limits::{PROGRESS_INTERVAL, WARM_UP_CONCURRENCY, WARM_UP_THREADS};
+use super::limits::{PROGRESS_INTERVAL, WARM_UP_CONCURRENCY};
 use super::load::fetch;
 use super::models::Place;
 use super::shared::Shared;
@@ -34,8 +33,7 @@ impl Shared {
         if names.is_empty() && loaded == 0 {
             return;
         }
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        let decoder = match Decoder::start_in_background(threads.min(WARM_UP_THREADS)) {
+        let decoder = match Decoder::start("warm-up", true) {
             Ok(decoder) => decoder,
             Err(error) => {
                 tracing::warn!("models are loaded only when asked for: {error}");

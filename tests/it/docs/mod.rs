@@ -16,6 +16,9 @@ const TRIED_AS_PACKAGE: &str = "deploy/debian/test.sh tries the package in a cle
 const NEEDS_DOCKER: &str =
     "needs Docker; .github/workflows builds and runs the images, deploy/test/ runs their programs";
 
+const NEEDS_EMULATOR: &str =
+    "needs another system's standard library and an emulator; CI at GitHub runs the tests there";
+
 const NEEDS_CLUSTER: &str = "needs a cluster; deploy/test/ builds the manifests and checks them";
 
 /// Commands that are neither run here nor stand in `.ci/run`, each with the reason.
@@ -111,6 +114,8 @@ const UNCHECKED: &[(&str, &str)] = &[
         "python3 tests/reference/record_store.py target/debug/iforest-server tests/fixtures/stores/0.3",
         "records what tests::upgrades compares with",
     ),
+    ("tests/portable/run.sh windows", NEEDS_EMULATOR),
+    ("tests/portable/run.sh aarch64", NEEDS_EMULATOR),
     ("docker build -t iforest-server .", NEEDS_DOCKER),
     (
         "docker run --read-only --cap-drop ALL --stop-timeout 15 -p 127.0.0.1:5000:5000 -v models:/var/lib/iforest-server iforest-server",
