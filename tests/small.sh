@@ -5,7 +5,7 @@
 set -euo pipefail
 program=$1
 work=$(mktemp -d)
-server=
+. "$(dirname "$0")/start.sh"
 trap '[ -z "$server" ] || kill "$server"; rm -r "$work"' EXIT
 
 fail() {
@@ -25,15 +25,7 @@ refused() {
 refused 'this program is built without stores in the cloud' --store s3://bucket/path
 refused 'this program is built without TLS' --store memory: --tls-cert cert.pem --tls-key key.pem
 
-"$program" --port 0 --host 127.0.0.1 --store "$work/store" --random-state 42 2>"$work/log" &
-server=$!
-address=
-for _ in $(seq 100); do
-  address=$(sed -n 's|.*listening on [^0-9]*\(127[0-9.:]*\).*|\1|p' "$work/log")
-  [ -z "$address" ] || break
-  sleep 0.1
-done
-[ -n "$address" ] || fail "$(cat "$work/log")"
+start "$program" "$work" --store "$work/store"
 answer=$(curl -sS "http://$address/predict" -H 'Content-Type: application/json' -d '{"value": 25}')
 [[ $answer == *'"prediction":1'* ]] || fail "unexpected answer: $answer"
 "$program" healthcheck --host 127.0.0.1 --port "${address##*:}"

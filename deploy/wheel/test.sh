@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 work=$(mktemp -d)
-server=
+. tests/start.sh
 trap '[ -z "$server" ] || kill "$server"; rm -r "$work"' EXIT
 
 wheel=${1:-}
@@ -24,15 +24,7 @@ python3 -m venv "$work/env"
 "$work/env/bin/pip" install --quiet --no-index "$wheel"
 "$work/env/bin/iforest-server" --version
 
-"$work/env/bin/iforest-server" --host 127.0.0.1 --port 0 --random-state 42 --store "$work/store" 2>"$work/log" &
-server=$!
-address=
-for _ in $(seq 100); do
-  address=$(sed -n 's|.*listening on [^0-9]*\(127[0-9.:]*\).*|\1|p' "$work/log")
-  [ -z "$address" ] || break
-  sleep 0.1
-done
-[ -n "$address" ] || { cat "$work/log" >&2; exit 1; }
+start "$work/env/bin/iforest-server" "$work" --store "$work/store"
 answer=$(curl -sS "http://$address/predict" -H 'Content-Type: application/json' -d '{"value": 9}')
 echo "$answer"
 [[ $answer == *'"status":"Anomaly Detected"'* ]] || exit 1

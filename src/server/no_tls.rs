@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::connections::OpenConnection;
 use crate::reload::Reload;
 
-/// A certificate, of which there is none without the feature `tls`.
+/// A certificate. Without the feature `tls` no value of this type exists.
 #[derive(Debug)]
 pub struct Tls(Infallible);
 
