@@ -1,14 +1,12 @@
 //! `iforest-server healthcheck`: asks the server on this machine whether it is healthy.
 
-use std::error::Error;
 use std::io::{self, Write};
-use std::iter::successors;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use iforest_server::escape::escape;
-use reqwest::{Client, StatusCode, redirect};
+use ureq::Agent;
 
 use crate::config::{Config, Serving};
 
@@ -37,39 +35,38 @@ fn check(config: &Config) -> Result<(), String> {
         "http"
     };
     let url = format!("{scheme}://{}:{port}/health", own_address(host));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    let answer = runtime.block_on(get(&url));
-    // The look-up of a name may go on beyond the time-out.
-    runtime.shutdown_background();
-    match answer {
-        Ok(StatusCode::OK) => Ok(()),
+    match get(&url) {
+        Ok(200) => Ok(()),
         Ok(status) => Err(format!(
-            "GET {url}: expected status 200, got {}; does another program listen there?",
-            status.as_u16()
+            "GET {url}: expected status 200, got {status}; does another program listen there?"
         )),
         Err(error) => Err(format!("GET {url}: {}", cause(&error))),
     }
 }
 
-async fn get(url: &str) -> reqwest::Result<StatusCode> {
-    let client = Client::builder()
-        .no_proxy()
-        .redirect(redirect::Policy::none())
-        .timeout(TIMEOUT);
-    #[cfg(any(feature = "cloud", feature = "tls"))]
-    let client = {
+/// Returns the status of the answer.
+fn get(url: &str) -> Result<u16, ureq::Error> {
+    let config = Agent::config_builder()
+        .proxy(None)
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .timeout_global(Some(TIMEOUT));
+    #[cfg(feature = "tls")]
+    let config = {
         // Fails if the process already has a provider, which is then used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // The name in the certificate is that of the plant's network, not that of the loopback
         // interface. Nothing secret is sent, and nothing but a status is believed. To compare with
         // the certificate file would call a server ill that keeps the old certificate because the
         // new one is broken.
-        client.tls_danger_accept_invalid_certs(true)
+        config.tls_config(
+            ureq::tls::TlsConfig::builder()
+                .disable_verification(true)
+                .build(),
+        )
     };
-    Ok(client.build()?.get(url).send().await?.status())
+    let answer = config.build().new_agent().get(url).call()?;
+    Ok(answer.status().as_u16())
 }
 
 /// The address of this machine at which a server that listens on `host` answers.
@@ -82,44 +79,28 @@ fn own_address(host: &str) -> String {
     }
 }
 
-/// The root of an error, since reqwest's own text only repeats the address; and what helps where one
-/// side uses TLS and the other does not.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("no answer within {} seconds", TIMEOUT.as_secs());
-    }
-    let first: &(dyn Error + 'static) = error;
-    let causes: Vec<_> = successors(Some(first), |&cause| cause.source()).collect();
-    let root = causes.last().unwrap_or(&first);
-    if causes.iter().any(|&cause| is_of_http(cause)) {
-        return format!(
-            "the answer is not HTTP ({root}); if the server has a certificate, name it with --tls-cert and \
+/// What is wrong, and what helps where one side uses TLS and the other does not.
+fn cause(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => format!("no answer within {} seconds", TIMEOUT.as_secs()),
+        ureq::Error::Protocol(problem) => format!(
+            "the answer is not HTTP ({problem}); if the server has a certificate, name it with --tls-cert and \
              --tls-key"
-        );
-    }
-    if causes.iter().any(|&cause| is_of_tls(cause)) {
-        return format!(
-            "no TLS connection ({root}); if the server has no certificate, leave out --tls-cert and \
+        ),
+        #[cfg(feature = "tls")]
+        ureq::Error::Io(problem) if is_of_tls(problem) => format!(
+            "no TLS connection ({problem}); if the server has no certificate, leave out --tls-cert and \
              --tls-key"
-        );
+        ),
+        ureq::Error::Io(problem) => problem.to_string(),
+        _ => error.to_string(),
     }
-    root.to_string()
 }
 
-fn is_of_http(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref().is_some_and(hyper::Error::is_parse)
-}
-
-/// An I/O error does not name the error within as its source.
-#[cfg(any(feature = "cloud", feature = "tls"))]
-fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
-    let within = error.downcast_ref().and_then(io::Error::get_ref);
-    error.is::<rustls::Error>() || within.is_some_and(|error| is_of_tls(error))
-}
-
-#[cfg(not(any(feature = "cloud", feature = "tls")))]
-fn is_of_tls(_: &(dyn Error + 'static)) -> bool {
-    false
+#[cfg(feature = "tls")]
+fn is_of_tls(error: &io::Error) -> bool {
+    let within = error.get_ref();
+    within.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 #[cfg(test)]

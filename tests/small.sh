@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks a program that is built with --no-default-features: it serves, and says what it lacks.
 #
-#     tests/small.sh target/debug/iforest-server
+#     tests/small.sh target/small/iforest-server
 set -euo pipefail
 program=$1
 work=$(mktemp -d)
