@@ -1,14 +1,17 @@
 //! How fast a file is predicted: the real program, from a file to a file, beside reading the same
-//! file with the crate `csv` on one thread. `cargo bench --bench predict_csv` prints the ratio, in
-//! alternating order, since other programs may slow one of them down.
+//! file with the crate `csv` on one thread, as records of bytes and as numbers. `cargo bench --bench
+//! predict_csv` prints the ratios, in alternating order, since other programs may slow one of them
+//! down.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use csv::ByteRecord;
 use iforest_server::detector::Detector;
 use iforest_server::forest::IsolationForest;
 use iforest_server::store::{self, ModelSettings, Record};
@@ -41,29 +44,36 @@ fn compare(folder: &Path) -> Result<(), Box<dyn Error>> {
         let (file, rows) = readings(folder, features, has_time)?;
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
-            times.push((read(&file, rows)?, predict(folder, &file, rows)?));
+            times.push([
+                predict(folder, &file, rows)?,
+                read(&file, rows, |_| Ok(()))?,
+                read(&file, rows, |record| numbers(record, has_time))?,
+            ]);
         }
-        let median = |time: fn(&(Duration, Duration)) -> Duration| {
-            let mut sorted: Vec<Duration> = times.iter().map(time).collect();
-            sorted.sort();
-            sorted[ROUNDS / 2]
-        };
-        let (reading, predicting) = (median(|times| times.0), median(|times| times.1));
-        let mut ratios: Vec<f64> = times
-            .iter()
-            .map(|(reading, predicting)| reading.as_secs_f64() / predicting.as_secs_f64())
-            .collect();
-        ratios.sort_by(f64::total_cmp);
+        let predicting = median(times.iter().map(|[predicting, ..]| *predicting));
         println!(
-            "{what}, {rows} readings: csv alone {reading:.2?}, predict {predicting:.2?} \
-             ({:.1} million readings per second), ratio {:.2} ({:.2} to {:.2})",
-            rows as f64 / predicting.as_secs_f64() / 1e6,
-            ratios[ROUNDS / 2],
-            ratios[0],
-            ratios[ROUNDS - 1],
+            "{what}, {rows} readings: predict {predicting:.2} s, {:.1} million per second",
+            rows as f64 / predicting / 1e6,
         );
+        for (index, reading) in [(1, "csv as bytes"), (2, "csv as numbers")] {
+            let mut ratios: Vec<f64> = times.iter().map(|t| t[index] / t[0]).collect();
+            ratios.sort_by(f64::total_cmp);
+            println!(
+                "  {reading} {:.2} s, ratio {:.2} ({:.2} to {:.2})",
+                median(times.iter().map(|times| times[index])),
+                ratios[ROUNDS / 2],
+                ratios[0],
+                ratios[ROUNDS - 1],
+            );
+        }
     }
     Ok(())
+}
+
+fn median(times: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = times.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 /// Values between 0 and 5.
@@ -120,24 +130,43 @@ fn readings(
     Ok((path, count))
 }
 
-/// Reads all records with the crate `csv`.
-fn read(file: &Path, rows: usize) -> Result<Duration, Box<dyn Error>> {
+/// The numbers of a record.
+fn numbers(record: &ByteRecord, has_time: bool) -> Result<(), Box<dyn Error>> {
+    for field in record.iter().skip(usize::from(has_time)) {
+        black_box(str::from_utf8(field)?.parse::<f64>()?);
+    }
+    Ok(())
+}
+
+/// Reads all records with the crate `csv`. Returns the seconds that it takes.
+fn read(
+    file: &Path,
+    rows: usize,
+    each: impl Fn(&ByteRecord) -> Result<(), Box<dyn Error>>,
+) -> Result<f64, Box<dyn Error>> {
     let start = Instant::now();
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .from_path(file)?;
-    let mut record = csv::ByteRecord::new();
+    let mut record = ByteRecord::new();
     let mut count = 0;
     while reader.read_byte_record(&mut record)? {
+        // The names of the columns.
+        if record
+            .get(1)
+            .is_none_or(|field| !field.starts_with(b"sensor"))
+        {
+            each(&record)?;
+        }
         count += 1;
     }
-    let elapsed = start.elapsed();
+    let elapsed = start.elapsed().as_secs_f64();
     assert!(count == rows || count == rows + 1, "all lines are read");
     Ok(elapsed)
 }
 
-/// Predicts the file with the real program.
-fn predict(folder: &Path, file: &Path, rows: usize) -> Result<Duration, Box<dyn Error>> {
+/// Predicts the file with the real program. Returns the seconds that it takes.
+fn predict(folder: &Path, file: &Path, rows: usize) -> Result<f64, Box<dyn Error>> {
     let predictions = folder.join("predictions.csv");
     let output = File::create(&predictions)?;
     let start = Instant::now();
@@ -149,7 +178,7 @@ fn predict(folder: &Path, file: &Path, rows: usize) -> Result<Duration, Box<dyn 
         .stdout(output)
         .stderr(Stdio::piped())
         .output()?;
-    let elapsed = start.elapsed();
+    let elapsed = start.elapsed().as_secs_f64();
     let summary = String::from_utf8(done.stderr)?;
     let expected = format!("readings: {rows};");
     assert!(
