@@ -15,6 +15,7 @@ import os
 import pathlib
 import random
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def start(program, folder, *options):
 class Client:
     def __init__(self, server):
         self.connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        self.socket = socket.create_connection(("127.0.0.1", server.port))
 
     def get(self, path):
         self.connection.request("GET", path)
@@ -74,14 +76,25 @@ class Client:
         return sum(map(float, found))
 
     def predict(self, model):
-        """Asks a model; returns the seconds until its answer."""
+        """Asks a model; returns the seconds until its answer.
+
+        Python's own client takes longer for a request than the server does.
+        """
+        body = '{"value":2.5}'
+        head = f"POST /models/{model}/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
         begin = time.perf_counter()
-        self.connection.request("POST", f"/models/{model}/predict", '{"value":2.5}', {"Content-Type": "application/json"})
-        answer = self.connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            sys.exit(f"{model}: status {answer.status}: {body}")
-        return time.perf_counter() - begin
+        self.socket.sendall(request)
+        answer = self.socket.recv(65536)
+        while not answer.endswith(b"}\n"):
+            received = self.socket.recv(65536)
+            if not received:
+                sys.exit(f"{model}: the connection is closed after {answer}")
+            answer += received
+        elapsed = time.perf_counter() - begin
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            sys.exit(f"{model}: {answer}")
+        return elapsed
 
 
 def load(loader, server, burst, meanwhile=None):
