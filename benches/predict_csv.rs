@@ -167,7 +167,11 @@ fn read(
 
 /// Predicts the file with the real program. Returns the seconds that it takes.
 fn predict(folder: &Path, file: &Path, rows: usize) -> Result<f64, Box<dyn Error>> {
+    // A new file: to overwrite the last one would wait for it to reach the disk.
     let predictions = folder.join("predictions.csv");
+    if predictions.exists() {
+        std::fs::remove_file(&predictions)?;
+    }
     let output = File::create(&predictions)?;
     let start = Instant::now();
     let done = Command::new(env!("CARGO_BIN_EXE_iforest-server"))
