@@ -193,7 +193,8 @@ step "install again"
 check with_systemd apt-get install --yes /root/$name.deb
 same_answers
 
-step "purge: the settings go, the models stay"
+step "purge: the settings go, the models stay, also behind a link to another disk"
+check with_systemd sh -c "systemctl stop $name && mv $store /srv/models && ln -s /srv/models $store"
 check with_systemd apt-get purge --yes $name | tee "$work/log"
 grep -q "models are kept in $store" "$work/log" || fail "no word about the models"
 equal "the service is" "$(state LoadState)" not-found

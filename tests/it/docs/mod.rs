@@ -91,6 +91,7 @@ const UNCHECKED: &[(&str, &str)] = &[
         "python3 benches/skab/skab.py SKAB/data",
         "needs the data of SKAB, which are not part of this repository",
     ),
+    ("apt-get install dpkg-dev", "prepares the commands after it"),
     (
         "cargo install --locked cargo-deb",
         "prepares the commands after it",

@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 
 use axum::http::{Method, header};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use sha2::{Digest, Sha256};
 
 use super::Document;
 use crate::support::router::App;
@@ -37,6 +40,16 @@ async fn the_page_is_small_and_whole_and_loads_nothing() {
     let policy = policy.expect("text");
     assert!(policy.starts_with("default-src 'none'; "), "{policy}");
     assert!(!policy.contains("unsafe"), "{policy}");
+    for element in ["style", "script"] {
+        let (_, text) = html
+            .split_once(&format!("<{element}>"))
+            .expect("an element");
+        let (text, _) = text.split_once(&format!("</{element}>")).expect("its end");
+        // Browsers hash it with line feeds alone.
+        let hash = BASE64.encode(Sha256::digest(text.replace("\r\n", "\n")));
+        let source = format!("{element}-src 'sha256-{hash}'");
+        assert!(policy.contains(&source), "{policy}: {source}");
+    }
     assert!(!html.contains(" src="));
 
     let ids = quoted(&html, " id=\"");
