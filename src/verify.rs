@@ -26,9 +26,9 @@ pub(crate) struct StoreArgs {
 enum StoreCommand {
     /// Read every version of every model, and name those that cannot be served
     ///
-    /// Writes a line for each version that is damaged, of a newer release or unreadable, and a last
-    /// one with the counts. The exit code is 1 if there is such a version. Changes nothing, and a
-    /// server may use the store meanwhile.
+    /// Writes a line for each version that is damaged, of a newer release or unreadable, and for each
+    /// model whose folder cannot be listed, and a last one with the counts. The exit code is 1 if there
+    /// is such a version or model. Changes nothing, and a server may use the store meanwhile.
     Verify,
 }
 
@@ -49,17 +49,18 @@ fn verify(config: &Config) -> Result<(), Box<dyn Error + Send + Sync>> {
     drop(step);
     match problems {
         0 => Ok(()),
-        _ => Err(format!(
-            "{} of {store} cannot be served",
-            counted(problems, "version")
-        )
-        .into()),
+        _ => Err(format!("{} in {store}, named above", counted(problems, "problem")).into()),
     }
 }
 
-/// Reads every version, and writes a line for each that cannot be served; returns how many.
+/// Reads every version, and writes a line for each that cannot be served and for each model that cannot
+/// be listed; returns how many these are.
 async fn read_all(store: &Store) -> Result<usize, StoreError> {
     let models = store.list().await?;
+    let unlisted = store.unlisted().await?;
+    for (name, error) in &unlisted {
+        print(&format!("{name}: its versions cannot be listed: {error}"));
+    }
     let count = models.len();
     let versions = models
         .into_iter()
@@ -87,7 +88,7 @@ async fn read_all(store: &Store) -> Result<usize, StoreError> {
         counted(good + bad, "version"),
         counted(count, "model")
     ));
-    Ok(bad)
+    Ok(bad + unlisted.len())
 }
 
 /// Writes a line to standard output. Fails where that is closed, and the exit code remains.

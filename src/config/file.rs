@@ -220,6 +220,11 @@ mod tests {
             ("log-level = \"loud\"", 1, "one of error, warn, info, debug"),
             ("train = \"\"", 1, "expected a value, got none"),
             ("refresh-interval = \"2\"", 1, "expected a time such as 2s"),
+            (
+                "refresh-interval = \"1ms\"",
+                1,
+                "expected 0s, or at least 50ms",
+            ),
             ("contamination = nan", 1, "at most 0.5, got NaN"),
             ("random_state = 1", 1, "did you mean random-state?"),
             ("LOG_LEVEL = \"info\"", 1, "did you mean log-level?"),

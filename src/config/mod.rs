@@ -31,9 +31,6 @@ use values::{
     parse_n_estimators, parse_port, parse_random_state,
 };
 
-/// Shortest interval between two polls of the store.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
-
 /// The last group of options in the help, which also has those that clap adds.
 const CONFIGURATION: &str = "Configuration and log";
 
@@ -371,9 +368,7 @@ impl Config {
             },
             out_of_range_margin: models.out_of_range_margin,
             keep_versions: storage.keep_versions as usize,
-            refresh_interval: Some(storage.refresh_interval)
-                .filter(|interval| !interval.is_zero())
-                .map(|interval| interval.max(SHORTEST_INTERVAL)),
+            refresh_interval: Some(storage.refresh_interval).filter(|interval| !interval.is_zero()),
             memory_limit: storage.memory_limit.unwrap_or_else(MemoryLimit::detect),
         })
     }

@@ -64,9 +64,17 @@ pub(super) fn parse_margin(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The shortest interval between two looks at the store.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("expected a time such as 2s or 500ms: {error}"))
+    let interval = humantime::parse_duration(text)
+        .map_err(|error| format!("expected a time such as 2s or 500ms: {error}"))?;
+    if interval.is_zero() || interval >= SHORTEST_INTERVAL {
+        Ok(interval)
+    } else {
+        Err("expected 0s, or at least 50ms".to_owned())
+    }
 }
 
 /// Checks a value of an option that was not given on the command line. The error is a part of a

@@ -159,7 +159,12 @@ impl Readings {
     ) -> Result<Option<i64>, Refusal> {
         if records.len() != layout.columns {
             let problem = columns_problem(layout.columns, records.len());
-            return Err(Refusal::Record(problem));
+            return Err(match has_split_number(records, layout) {
+                false => Refusal::Record(problem),
+                // Its problem asks for a decimal point already.
+                true if layout.columns == 1 => Refusal::File(problem),
+                true => Refusal::File(format!("{problem}; is this a number with a decimal comma?")),
+            });
         }
         for &column in &layout.values {
             let field = records.field(column);
@@ -176,6 +181,19 @@ impl Readings {
             None => Ok(None),
         }
     }
+}
+
+/// Whether a decimal comma may have split a number: where a value should be there is a whole number, and
+/// digits follow, in a record with too many fields.
+fn has_split_number(records: &Records<'_>, layout: &Layout) -> bool {
+    let are_digits = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
+    layout.delimiter == b','
+        && records.len() > layout.columns
+        && layout.values.iter().any(|&column| {
+            let whole = records.field(column);
+            are_digits(whole.strip_prefix(b"-").unwrap_or(whole))
+                && are_digits(records.field(column + 1))
+        })
 }
 
 fn text(field: &[u8]) -> Option<&str> {

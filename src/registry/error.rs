@@ -17,7 +17,7 @@ pub enum SetupError {
     /// The default model is stored, but none of its versions can be read.
     #[error(
         "the stored model default cannot be read (see the log lines above); make its file \
-         readable, delete it, or retrain it with --train FILE"
+         readable, restore it, delete it, or retrain the model with --train FILE"
     )]
     DefaultUnreadable,
     /// The default model cannot be trained or stored.

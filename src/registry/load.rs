@@ -31,6 +31,8 @@ pub(super) struct Newest<T> {
     pub(super) read_error: Option<StoreError>,
     /// Whether a newer version has a format that this program does not support.
     pub(super) has_unsupported: bool,
+    /// Whether a newer version is damaged and still in its place.
+    pub(super) has_damaged: bool,
 }
 
 impl<T> Newest<T> {
@@ -42,6 +44,9 @@ impl<T> Newest<T> {
 
 /// Reads the newest readable one of `versions`, which are in ascending order. Quarantines damaged
 /// versions; skips those that cannot be read or have an unsupported format.
+///
+/// Where no version of the default model is readable, damaged ones stay in their place: otherwise the
+/// next start would find none, and make the synthetic model.
 pub(super) async fn find_newest<T, F>(
     store: &Store,
     name: &ModelName,
@@ -55,13 +60,15 @@ where
         found: None,
         read_error: None,
         has_unsupported: false,
+        has_damaged: false,
     };
+    let mut damaged = Vec::new();
     for version in versions.iter().rev() {
         let object = store.describe(name, version.number);
         match read(version.clone()).await {
             Ok(found) => {
                 newest.found = Some(found);
-                return newest;
+                break;
             }
             // Another server has pruned it.
             Err(ReadError::Missing) => {}
@@ -75,18 +82,21 @@ where
                 tracing::warn!(model = %name, "{object} skipped: {problem}");
                 newest.has_unsupported = true;
             }
-            Err(ReadError::Format(problem)) => {
-                let quarantine = match store.quarantine(name, version.number).await {
-                    Ok(path) => format!("quarantined as {path}"),
-                    Err(error) => format!("cannot quarantine it: {error}"),
-                };
-                if store.is_new_problem(&format!("{object}: {problem}; {quarantine}")) {
-                    tracing::warn!(
-                        model = %name,
-                        "{object} cannot be served: {problem}; {quarantine}"
-                    );
-                }
+            Err(ReadError::Format(problem)) => damaged.push((version.number, object, problem)),
+        }
+    }
+    newest.has_damaged = newest.found.is_none() && name.is_default() && !damaged.is_empty();
+    for (version, object, problem) in damaged {
+        let place = if newest.has_damaged {
+            "it stays in its place".to_owned()
+        } else {
+            match store.quarantine(name, version).await {
+                Ok(path) => format!("quarantined as {path}"),
+                Err(error) => format!("cannot quarantine it: {error}"),
             }
+        };
+        if store.is_new_problem(&format!("{object}: {problem}; {place}")) {
+            tracing::warn!(model = %name, "{object} cannot be served: {problem}; {place}");
         }
     }
     newest

@@ -175,12 +175,15 @@ impl ServedModel {
     /// Weaknesses that an operator should know before relying on the model.
     pub fn warnings(&self) -> Vec<String> {
         let knows_distance = self.detector.forest().knows_distance();
-        // A reading far enough out always alarms if scores know distances.
-        if !knows_distance && let Some(warning) = self.blindness() {
-            return vec![warning];
-        }
+        // A reading far enough out always alarms if scores know distances. Constant features make a
+        // model blind, which says it all.
+        let blindness = if knows_distance {
+            None
+        } else {
+            self.blindness()
+        };
         [
-            self.constant_features(knows_distance),
+            blindness.or_else(|| self.constant_features(knows_distance)),
             self.left_out(),
             self.false_alarms(),
         ]

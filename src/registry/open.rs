@@ -197,6 +197,7 @@ async fn load_newest(
         found,
         read_error,
         has_unsupported,
+        has_damaged,
     } = newest;
     match (found.flatten(), read_error) {
         // A network error is likely to be transient: a later start reads it. A disk error may be
@@ -207,13 +208,12 @@ async fn load_newest(
             is_unreadable: false,
         }),
         (None, read_error) => {
-            let is_unreadable = read_error.is_some() || has_unsupported;
-            if !is_unreadable {
+            if read_error.is_none() && !has_unsupported {
                 tracing::error!(model = %name, "none of the stored versions can be served");
             }
             Ok(Stored {
                 model: None,
-                is_unreadable,
+                is_unreadable: read_error.is_some() || has_unsupported || has_damaged,
             })
         }
     }

@@ -51,6 +51,13 @@ pub(super) fn list(store: &Path) -> io::Result<Listing<(ModelName, Vec<Version>)
     Ok(listing)
 }
 
+/// The names of all models of a store, whether or not their folders can be listed.
+pub(super) fn names(store: &Path) -> io::Result<Vec<ModelName>> {
+    let paths = entries(&store.join(MODELS))?.into_iter();
+    let name = |path: PathBuf| ModelName::from_folder(path.file_name()?.to_str()?, Naming::LOCAL);
+    Ok(paths.filter_map(name).collect())
+}
+
 /// Lists the versions in the folder of a model.
 pub(super) fn list_versions(folder: &Path) -> io::Result<Listing<Version>> {
     let mut listing = Listing {

@@ -267,6 +267,24 @@ impl Store {
         self.count(Operation::List, run).await
     }
 
+    /// The models that [`list`](Self::list) leaves out because their folders cannot be listed, and why.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store does not answer.
+    pub async fn unlisted(&self) -> Result<Vec<(ModelName, StoreError)>, StoreError> {
+        let Some(store) = self.folder.clone() else {
+            return Ok(Vec::new());
+        };
+        let mut unlisted = Vec::new();
+        for name in run_blocking(move || folder::names(&store)).await? {
+            if let Err(error) = self.versions(&name).await {
+                unlisted.push((name, error));
+            }
+        }
+        Ok(unlisted)
+    }
+
     /// Lists the versions of a model, in ascending order; empty if the model does not exist.
     ///
     /// # Errors

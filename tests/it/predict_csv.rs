@@ -353,7 +353,7 @@ fn columns_and_line_ends_are_carried_through() {
 #[test]
 fn a_line_that_cannot_be_read_stays_without_a_prediction_and_is_named() {
     let store = store();
-    let input = "time,value\n10:00,2.5\n10:01,\n10:02\n10:03,NaN\n10:04,1,2\n10:05,1e308\n\
+    let input = "time,value\n10:00,2.5\n10:01,\n10:02\n10:03,NaN\n10:04,1.5,2\n10:05,1e308\n\
                  10:06,0x1\n10:07,9\n";
     let (output, summary) = predicted(&store, &[], input);
     let lines: Vec<&str> = output.lines().collect();
@@ -362,7 +362,7 @@ fn a_line_that_cannot_be_read_stays_without_a_prediction_and_is_named() {
         (2, "10:01,,,,Unreadable"),
         (3, "10:02,,,,Unreadable"),
         (4, "10:03,NaN,,,Unreadable"),
-        (5, "10:04,1,2,,,Unreadable"),
+        (5, "10:04,1.5,2,,,Unreadable"),
         (7, "10:06,0x1,,,Unreadable"),
     ] {
         assert_eq!(lines[line], expected);
@@ -410,6 +410,15 @@ fn a_file_that_does_not_fit_the_model_is_refused_by_its_line() {
         (
             "value\n1,5\n2,5\n",
             "line 2: expected one column as in the first line, got 2; a number needs a decimal point",
+        ),
+        // The numbers without a fraction could be read.
+        (
+            "value\n3\n-2,5\n",
+            "line 3: expected one column as in the first line, got 2; a number needs a decimal point",
+        ),
+        (
+            "time,value\n10:00,3\n10:01,2,5\n",
+            "line 3: expected 2 columns as in the first line, got 3; is this a number with a decimal comma?",
         ),
         (
             "PK\u{3}\u{4}\u{14}\0,\n1\n",

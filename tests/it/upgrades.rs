@@ -111,7 +111,7 @@ fn verify_names_every_version_that_cannot_be_served() {
     assert!(lines[1].starts_with("models/default/0000000004.iforest: it is damaged: "));
     assert!(lines[2].starts_with("models/empty/0000000001.iforest: it is damaged: "));
     assert!(lines[3].ends_with(" can be served, 3 cannot"), "{lines:?}");
-    assert!(log.contains("3 versions of folder "), "{log}");
+    assert!(log.contains("3 problems in folder "), "{log}");
     // Nothing was moved.
     assert!(store.version("default", 4).exists());
     assert!(!store.path().join("set-aside").exists());

@@ -10,7 +10,7 @@ use super::json::{self, NumberError};
 use super::samples::{SampleCount, count_samples, most_numbers, parse_flat_samples, parse_samples};
 use crate::detector::{OutOfRange, is_false_alarm_rate};
 use crate::excerpt::excerpt;
-use crate::forest::MaxSamples;
+use crate::forest::{MAX_ESTIMATORS, MaxSamples};
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::limits::{
     MAX_FEATURE_NAME, MAX_FEATURES, MAX_WINDOW, MIN_WINDOW, PARSE_NANOS_PER_BYTE, check_cost,
@@ -31,13 +31,17 @@ const SETTINGS: [Setting; 9] = [
         set(&mut settings.contamination, field, raw, finite_number)
     }),
     ("n_estimators", |settings, field, raw| {
-        set(&mut settings.n_estimators, field, raw, whole_number)
+        set(&mut settings.n_estimators, field, raw, |field, raw| {
+            whole_number(field, raw, 1, MAX_ESTIMATORS)
+        })
     }),
     ("max_samples", |settings, field, raw| {
         set(&mut settings.max_samples, field, raw, max_samples)
     }),
     ("random_state", |settings, field, raw| {
-        set(&mut settings.random_state, field, raw, whole_number)
+        set(&mut settings.random_state, field, raw, |field, raw| {
+            whole_number(field, raw, 0, u32::MAX as usize)
+        })
     }),
     ("out_of_range", |settings, field, raw| {
         set(&mut settings.out_of_range, field, raw, out_of_range)
@@ -272,13 +276,19 @@ fn finite_number(field: &'static str, raw: &RawValue) -> Result<f64, ApiError> {
     json::number(raw).map_err(|error| error.at(field.into(), raw))
 }
 
-fn whole_number<T: TryFrom<u32>>(field: &'static str, raw: &RawValue) -> Result<T, ApiError> {
+/// A number whose range, which is for the message, is checked later.
+fn whole_number<T: TryFrom<u32>>(
+    field: &'static str,
+    raw: &RawValue,
+    least: usize,
+    greatest: usize,
+) -> Result<T, ApiError> {
     raw.get()
         .parse::<u32>()
         .ok()
         .and_then(|number| number.try_into().ok())
         .ok_or_else(|| {
-            let expected = format!("expected a whole number from 0 to {}", u32::MAX);
+            let expected = format!("expected a whole number from {least} to {greatest}");
             json::unexpected(json::number_code(raw), field, &expected, raw)
         })
 }

@@ -261,7 +261,7 @@ fn a_read_only_or_replaced_folder_refuses_retrains_and_predictions_go_on() {
 #[test]
 fn an_unmounted_folder_removes_no_models_and_accepts_no_new_ones() {
     let folder = Folder::new();
-    let server = Server::on(&folder, &["--refresh-interval", "20ms"]);
+    let server = Server::on(&folder, &["--refresh-interval", "50ms"]);
     server.retrain("motor", &readings(61, 50, 2)).ok();
     server.retrain("pump", &readings(62, 50, 2)).ok();
     wait_until("the server announces itself", || {

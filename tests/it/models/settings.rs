@@ -87,6 +87,13 @@ async fn a_model_that_cannot_alarm_warns_and_out_of_range_makes_it_alarm() {
     let answer = app.post("/models/m/predict", far).await.ok_json();
     assert_eq!(answer["prediction"], 0, "as PyOD does");
 
+    // It cannot keep its promise either.
+    let body = json!({ "samples": quantised, "false_alarm_rate": 0.0001 });
+    let trained = app.post("/models/rate/retrain", body.to_string()).await;
+    let warnings = trained.ok_json()["warnings"].to_string();
+    assert!(warnings.contains("this model"), "{warnings}");
+    assert!(warnings.contains("0.0001 cannot be promised"), "{warnings}");
+
     let constant = r#"{"samples": [7, 7, 7, 7]}"#;
     let trained = app
         .post("/models/constant/retrain", constant)

@@ -260,12 +260,12 @@ async fn an_invalid_retrain_is_refused_with_the_reason_and_changes_nothing() {
         (
             r#"{"samples": [[1, 2]], "n_estimators": 1.5}"#,
             422,
-            "n_estimators: expected a whole number",
+            "n_estimators: expected a whole number from 1 to 100000, got 1.5",
         ),
         (
             r#"{"samples": [[1, 2]], "n_estimators": -1}"#,
             422,
-            "n_estimators: expected a whole number",
+            "n_estimators: expected a whole number from 1 to 100000, got -1",
         ),
         (
             r#"{"samples": [[1, 2]], "max_samples": 0}"#,

@@ -12,7 +12,7 @@ use iforest_server::store::{ModelName, Store, WriteOutcome};
 
 use crate::support::data::{encoded, fit, readings};
 use crate::support::folder::{Folder, write};
-use crate::support::server::Server;
+use crate::support::server::{BINARY, Server};
 use crate::support::wait_until;
 
 /// The version that other servers of this store write next.
@@ -210,6 +210,22 @@ fn stray_files_are_named_once_and_everything_else_is_served() {
     check(&everything, &all);
     let closed = everything.path().join("models/closed");
     let _ = fs::set_permissions(closed, Permissions::from_mode(0o700));
+}
+
+// A model that is left out must not look like one that can be served.
+#[test]
+fn verify_names_a_model_whose_folder_cannot_be_listed() {
+    let folder = store();
+    // Unlike a folder without rights, not even root can list it.
+    symlink("circle", folder.path().join("models/circle")).expect("a link");
+    let mut command = Command::new(BINARY);
+    command.args(["store", "verify", "--store", folder.text()]);
+    let output = command.output().expect("the program starts");
+    let lines = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{lines}");
+    let expected = "circle: its versions cannot be listed: ";
+    assert!(lines.starts_with(expected), "{lines}");
+    assert!(lines.ends_with("can be served, 0 cannot\n"), "{lines}");
 }
 
 // The next version must not be written over, or wait for, what has its name.
