@@ -119,9 +119,11 @@ impl Layout {
         let is_header = first.iter().all(|field| {
             !field.contains(|c: char| c.is_ascii_digit()) && field.parse::<f64>().is_err()
         });
-        let named = first
-            .iter()
-            .position(|name| name.eq_ignore_ascii_case("value"));
+        let mut all_named = (0..columns).filter(|&at| first[at].eq_ignore_ascii_case("value"));
+        let named = all_named.next();
+        if named.is_some() && all_named.next().is_some() {
+            return Err("two columns are named value; rename one of them".to_owned());
+        }
         match named {
             Some(reading) => Ok((Self { columns, reading }, true)),
             None if columns == 1 => Ok((
@@ -224,6 +226,11 @@ mod tests {
                 "a,b\n1,2\n",
                 Some(1),
                 "no column is named value; the columns are a, b",
+            ),
+            (
+                "VALUE,value\n1,2\n",
+                Some(1),
+                "two columns are named value; rename one of them",
             ),
             ("", None, "the file contains no readings"),
             ("value\n", None, "the file contains no readings"),

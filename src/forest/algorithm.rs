@@ -397,7 +397,7 @@ impl IsolationForestValidParams {
         let max_samples = self.rows_per_tree(n_samples)?;
         if with_boxes {
             if max_samples < 2 {
-                return Err(FitError::NoDistance);
+                return Err(FitError::NoDistance { rows: n_samples });
             }
             let mut values = rows.indexed_iter();
             let beyond = values.find(|&(_, &value)| !as_f32(value).is_finite());

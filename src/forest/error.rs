@@ -58,8 +58,11 @@ pub enum FitError {
         value: f64,
     },
     /// Trees grown from a single row each know no distance.
-    #[error("at least two rows per tree are needed to measure distances, got one")]
-    NoDistance,
+    #[error("at least two rows per tree are needed to measure distances, got one of {rows}")]
+    NoDistance {
+        /// Number of rows.
+        rows: u32,
+    },
     /// `max_samples` is a fraction so small that it draws no row.
     #[error("max_samples of {fraction} draws no row out of {rows}")]
     NoSamples {

@@ -317,17 +317,20 @@ impl From<ParamsError> for ApiError {
 
 /// Why readings could not be trained on.
 fn training_error(error: DetectorError) -> ApiError {
+    let field = match error {
+        DetectorError::Fit(FitError::NoSamples { .. } | FitError::NoDistance { rows: 2.. }) => {
+            "max_samples"
+        }
+        _ => "samples",
+    };
     let message = match &error {
         DetectorError::Fit(FitError::Params(error)) => return error.clone().into(),
         DetectorError::Overflow { .. } => "samples must be smaller or nearer to each other: their \
                                            mean, or their distance from it, is beyond the range \
                                            of a double"
             .to_owned(),
-        error => format!("samples: {error}"),
-    };
-    let field = match error {
-        DetectorError::Fit(FitError::NoSamples { .. }) => "max_samples",
-        _ => "samples",
+        DetectorError::Fit(error @ FitError::NoSamples { .. }) => error.to_string(),
+        error => format!("{field}: {error}"),
     };
     let code = match error {
         DetectorError::TooShort { .. } => ErrorCode::TooFew,

@@ -368,7 +368,10 @@ fn the_score_grows_with_the_distance_continuously_and_towards_one() {
 fn distances_that_cannot_be_measured_are_refused() {
     let params = params(5, 1);
     let one = Detector::fit_with_distance(&params, array![[1.0, 2.0]]);
-    assert!(matches!(one, Err(DetectorError::Fit(FitError::NoDistance))));
+    assert!(matches!(
+        one,
+        Err(DetectorError::Fit(FitError::NoDistance { rows: 1 }))
+    ));
     let checked = params.check_ref().expect("good parameters");
     let beyond = checked.fit_with_distance(&array![[1.0], [2.0], [1e39]]);
     assert!(matches!(

@@ -283,6 +283,16 @@ async fn an_invalid_retrain_is_refused_with_the_reason_and_changes_nothing() {
             "max_samples as a fraction must be greater than 0 and at most 1",
         ),
         (
+            r#"{"samples": [[1, 2], [2, 3]], "max_samples": 1, "out_of_range": "distance"}"#,
+            422,
+            "max_samples: at least two rows per tree are needed to measure distances, got one of 2",
+        ),
+        (
+            r#"{"samples": [[1, 2]], "out_of_range": "distance"}"#,
+            422,
+            "samples: at least two rows per tree are needed to measure distances, got one of 1",
+        ),
+        (
             r#"{"samples": [[1, 2]], "random_state": 4294967296}"#,
             422,
             "random_state: expected a whole number from 0 to 4294967295, got 4294967296",

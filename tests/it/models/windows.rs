@@ -109,7 +109,7 @@ async fn settings_that_contradict_each_other_are_refused() {
         (
             json!({"max_samples": 1, "out_of_range": "distance"}),
             "out_of_bounds",
-            "samples",
+            "max_samples",
         ),
         (
             json!({"out_of_range": "far"}),
