@@ -9,6 +9,8 @@ const WARN_EVERY = 60_000;
 
 const NO_RESPONSE = 30_000;
 const LONGEST_PAUSE = 30_000;
+/** A flow learns within this time that the broker is gone; `mqtt out` drops what it gets meanwhile. */
+const UNNOTICED = 1_000;
 /** Codes of errors that are not the fault of a reading. */
 const LATER = ['busy', 'not_ready', 'store_failed', 'internal'];
 
@@ -32,6 +34,9 @@ export function newQueue(now) {
     skipped: 0,
     dropped: 0,
     predicted: 0,
+    // The last predictions, and those that the broker may not have got.
+    recent: [],
+    unsure: [],
     paused: byName(),
     clocks: byName(),
   };
@@ -44,6 +49,7 @@ export function resumeQueue(q, now) {
     ...q,
     waiting: [...q.batch, ...q.waiting],
     batch: [],
+    recent: [],
     id: Math.max(q.id + 1, now),
     connected: true,
     retryAt: 0,
@@ -73,7 +79,7 @@ export function step(q, event, settings, now) {
     const clock = clockOf(q, reading);
     if (clock) observe(clock, reading.timestamp, reading.arrived);
   }
-  if (event.connected !== undefined) q.connected = event.connected;
+  const again = changeConnection(q, event.connected, now);
   if (outcome && q.batch.length > 0 && outcome.id === q.id) settle(q, outcome, now, { predictions, reports, warnings });
   else if (q.batch.length > 0 && now - q.sentAt > NO_RESPONSE) failed(q, 'no response for 30 seconds', now, warnings);
 
@@ -97,8 +103,26 @@ export function step(q, event, settings, now) {
   }
 
   q.predicted += predictions.filter(({ prediction }) => !prediction.error).length;
+  if (predictions.length > 0) {
+    const made = predictions.map(({ prediction, reading }) => ({ prediction, reading, at: now }));
+    q.recent = q.recent.filter(({ at }) => now - at < UNNOTICED).concat(made);
+  }
+  predictions.unshift(...again);
   markLate(q, predictions, settings.maxAge, now, warnings);
   return { request, predictions, reports, warnings };
+}
+
+/**
+ * Notes whether the broker can be reached. Returns the predictions that are sent again, because they may have been dropped in the
+ * moment in which it could not: some come twice.
+ */
+function changeConnection(q, connected, now) {
+  if (connected === undefined || connected === q.connected) return [];
+  q.connected = connected;
+  if (connected) return q.unsure.splice(0);
+  q.unsure = q.unsure.concat(q.recent.filter(({ at }) => now - at < UNNOTICED).map(({ prediction, reading }) => ({ prediction, reading })));
+  q.recent = [];
+  return [];
 }
 
 /** The state of the queue in a few words, and its colour. */

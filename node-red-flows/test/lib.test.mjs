@@ -126,6 +126,29 @@ describe('the queue', () => {
     }
   });
 
+  // mqtt out drops what it gets between the break and the moment in which the flow learns of it.
+  test('sends the last predictions again when the broker is back, before those that waited', () => {
+    const q = newQueue(NOW);
+    const answer = (at) => step(q, { outcome: { id: q.id, predictions: q.batch.map(() => normal) } }, settings, at);
+    const judged = ({ predictions }) => predictions.map(({ reading: { value }, late }) => [value, late]);
+    [1, 2, 3].forEach((value, i) => {
+      const at = NOW + 900 * i;
+      step(q, reading(value), settings, at);
+      answer(at);
+    });
+    assert.deepEqual(judged(step(q, { connected: false }, settings, NOW + 2000)), []);
+    step(q, reading(4), settings, NOW + 2000);
+    const resumed = resumeQueue(JSON.parse(JSON.stringify(q)), NOW + 3000);
+    for (const one of [q, resumed]) {
+      step(one, { connected: false }, settings, NOW + 3000);
+      const back = step(one, { connected: true }, settings, NOW + 4000);
+      assert.deepEqual([judged(back), values(back), one.predicted], [[[3, false]], [4], 3]);
+    }
+    assert.deepEqual(judged(answer(NOW + 4000)), [[4, false]]);
+    step(q, { connected: false }, settings, NOW + 9000);
+    assert.deepEqual(judged(step(q, { connected: true }, settings, NOW + 9000)), []);
+  });
+
   test('sends readings again that the server cannot answer now, and only those', () => {
     const q = newQueue(NOW);
     const { request } = step(q, reading(0), settings, NOW);
