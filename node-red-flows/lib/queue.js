@@ -103,11 +103,11 @@ export function step(q, event, settings, now) {
   }
 
   q.predicted += predictions.filter(({ prediction }) => !prediction.error).length;
+  predictions.unshift(...again);
   if (predictions.length > 0) {
     const made = predictions.map(({ prediction, reading }) => ({ prediction, reading, at: now }));
     q.recent = q.recent.filter(({ at }) => now - at < UNNOTICED).concat(made);
   }
-  predictions.unshift(...again);
   markLate(q, predictions, settings.maxAge, now, warnings);
   return { request, predictions, reports, warnings };
 }

@@ -144,7 +144,10 @@ describe('the queue', () => {
       const back = step(one, { connected: true }, settings, NOW + 4000);
       assert.deepEqual([judged(back), values(back), one.predicted], [[[3, false]], [4], 3]);
     }
+    // They may have been dropped once more.
     assert.deepEqual(judged(answer(NOW + 4000)), [[4, false]]);
+    step(q, { connected: false }, settings, NOW + 4500);
+    assert.deepEqual(judged(step(q, { connected: true }, settings, NOW + 4500)), [[3, false], [4, false]]);
     step(q, { connected: false }, settings, NOW + 9000);
     assert.deepEqual(judged(step(q, { connected: true }, settings, NOW + 9000)), []);
   });

@@ -91,8 +91,9 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`SetupError`] if the store does not answer, or the readings or parameters of the default
-    /// model are rejected. A damaged stored model is not an error: it is quarantined and logged.
+    /// [`SetupError`] if the store does not answer, none of the stored versions of the default model
+    /// can be read, or its readings or parameters are rejected. Another damaged model is not an error:
+    /// it is quarantined and logged.
     pub fn open(
         store: Store,
         config: RegistryConfig,
