@@ -1,5 +1,6 @@
 // Child processes, stopped by their process id however the test ends.
 import { spawn } from 'node:child_process';
+import { randomInt } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -16,13 +17,26 @@ export function temporaryFolder(name) {
   return folder;
 }
 
-/** A loopback port that was free a moment ago. */
+/** Below those that systems give to connections of their own, one of which may hold a port when a program is to listen there. */
+const PORTS = { first: 11_000, end: 16_000 };
+const givenPorts = new Set();
+
+/** A loopback port on which nothing listens, another one each time. */
 export async function freePort() {
-  const server = createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  while (givenPorts.size < PORTS.end - PORTS.first) {
+    const port = randomInt(PORTS.first, PORTS.end);
+    if (givenPorts.has(port)) continue;
+    givenPorts.add(port);
+    const server = createServer();
+    const isFree = await new Promise((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!isFree) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
+  throw new Error(`no port from ${PORTS.first} to ${PORTS.end - 1} is free`);
 }
 
 /** A program that did not start: `why` in a few words, and what it printed. */

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { promisify } from 'node:util';
 import opcua from 'node-opcua';
@@ -173,6 +175,7 @@ test('a simulated PLC that is killed leaves no folder behind', async () => {
   const folder = temporaryFolder('plc-test');
   const script = `
     import { readdirSync } from 'node:fs';
+import { connect, createServer } from 'node:net';
     import { startPlc } from ${JSON.stringify(new URL('../bed/plcs.mjs', import.meta.url).href)};
     const plc = await startPlc(${plcPort});
     console.log(readdirSync(process.env.TMPDIR).length);
@@ -183,4 +186,27 @@ test('a simulated PLC that is killed leaves no folder behind', async () => {
   const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script], { env, timeout: 60_000 });
   assert.equal(stdout.trim(), '1', 'the PLC has a folder while it runs');
   assert.deepEqual(readdirSync(folder), []);
+});
+
+// A connection that happened to get the PLC's port before the PLC listens on it would keep it from starting.
+test('a free port is given once, and is not one that the system gives to connections', async () => {
+  const free = new Set();
+  while (free.size < 50) {
+    const port = await freePort();
+    assert.ok(!free.has(port), `${port} twice`);
+    free.add(port);
+  }
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const sockets = [];
+  const given = [server.address().port];
+  while (given.length < 50) {
+    const socket = connect(server.address());
+    sockets.push(socket);
+    await once(socket, 'connect');
+    given.push(socket.localPort);
+  }
+  sockets.forEach((socket) => socket.destroy());
+  server.close();
+  assert.ok(Math.max(...free) < Math.min(...given), `${Math.max(...free)} is free, ${Math.min(...given)} was given`);
 });
