@@ -100,18 +100,26 @@ impl Written {
         let Self {
             output, tally, end, ..
         } = self;
-        let mut predictions = predictions.iter().enumerate();
+        // Written before any of them is copied: a processor waits where bytes are read in one piece
+        // right after they were written in several.
+        let buffers = predictions.iter().map(|_| zmij::Buffer::new());
+        let mut buffers: Vec<_> = buffers.collect();
+        let scores = buffers.iter_mut().zip(predictions);
+        let scores: Vec<&str> = scores.map(|(buffer, of)| score(of, buffer)).collect();
+        let mut predictions = predictions.iter().zip(scores).enumerate();
         for row in &readings.rows {
             output.extend_from_slice(&bytes[*end..row.end]);
             *end = row.end;
             match row.kind {
                 RowKind::Reading => {
                     match predictions.next() {
-                        Some((parsed, Ok(predicted))) => {
-                            push_prediction(output, predicted, layout);
+                        Some((parsed, (Ok(predicted), score))) => {
+                            output.push(layout.delimiter);
+                            output.extend_from_slice(score.as_bytes());
+                            output.extend_from_slice(layout.cells.of(predicted));
                             tally.add(parsed, row.line, predicted, readings);
                         }
-                        Some((_, &Err(TooFar(value)))) => {
+                        Some((_, (&Err(TooFar(value)), _))) => {
                             push_none(output, 0, UNREADABLE, layout);
                             tally.problems.add(row.line, || {
                             format!("expected a value nearer to the training readings, got {value:e}")
@@ -142,12 +150,10 @@ impl Written {
     }
 }
 
-fn push_prediction(output: &mut Vec<u8>, predicted: &Predicted, layout: &Layout) {
-    output.push(layout.delimiter);
-    if let Some(score) = predicted.score {
-        output.extend_from_slice(zmij::Buffer::new().format_finite(score).as_bytes());
-    }
-    output.extend_from_slice(layout.cells.of(predicted));
+/// The text of the score; empty if there is none.
+fn score<'a>(of: &Result<Predicted, TooFar>, buffer: &'a mut zmij::Buffer) -> &'a str {
+    let score = of.ok().and_then(|predicted| predicted.score);
+    score.map_or("", |score| buffer.format_finite(score))
 }
 
 /// Fills a record that has no prediction and is so many fields too short.
