@@ -150,7 +150,7 @@ impl Written {
     }
 }
 
-/// The text of the score; empty if there is none.
+/// The score as text; empty while the model warms up.
 fn score<'a>(of: &Result<Predicted, TooFar>, buffer: &'a mut zmij::Buffer) -> &'a str {
     let score = of.ok().and_then(|predicted| predicted.score);
     score.map_or("", |score| buffer.format_finite(score))
