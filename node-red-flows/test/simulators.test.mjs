@@ -175,7 +175,6 @@ test('a simulated PLC that is killed leaves no folder behind', async () => {
   const folder = temporaryFolder('plc-test');
   const script = `
     import { readdirSync } from 'node:fs';
-import { connect, createServer } from 'node:net';
     import { startPlc } from ${JSON.stringify(new URL('../bed/plcs.mjs', import.meta.url).href)};
     const plc = await startPlc(${plcPort});
     console.log(readdirSync(process.env.TMPDIR).length);
