@@ -1,7 +1,8 @@
 //! MT19937 (Matsumoto and Nishimura, "Mersenne Twister", 1998).
 //!
-//! A forest seeds two generators per tree and draws few numbers from each. Generators are therefore
-//! seeded in batches, and the state is regenerated only as far as it is read.
+//! A forest seeds two generators per tree and draws few numbers from one of them, and a single one
+//! from the other. Generators are therefore seeded in batches, and the state is regenerated only as far
+//! as it is read.
 
 /// An MT19937 generator.
 #[derive(Clone)]
@@ -32,12 +33,51 @@ impl Mt19937 {
         for i in 0..Self::N {
             for (generator, word) in generators.iter_mut().zip(&mut words) {
                 generator.words[i] = *word;
-                *word = (*word ^ (*word >> 30))
-                    .wrapping_mul(1_812_433_253)
-                    .wrapping_add(i as u32 + 1);
+                *word = Self::successor(*word, i);
             }
         }
         generators
+    }
+
+    /// The first output of one generator per seed. It follows from 398 of the 624 words of a state,
+    /// and none of them is kept.
+    pub(super) fn first<const COUNT: usize>(seeds: [u32; COUNT]) -> [u32; COUNT] {
+        let mut words = seeds;
+        let mut second = seeds;
+        for i in 0..Self::M {
+            for word in &mut words {
+                *word = Self::successor(*word, i);
+            }
+            if i == 0 {
+                second = words;
+            }
+        }
+        let mut outputs = [0; COUNT];
+        for (i, output) in outputs.iter_mut().enumerate() {
+            *output = Self::temper(Self::regenerate(seeds[i], second[i], words[i]));
+        }
+        outputs
+    }
+
+    /// The word of a new state that follows the word at a position.
+    fn successor(word: u32, position: usize) -> u32 {
+        (word ^ (word >> 30))
+            .wrapping_mul(1_812_433_253)
+            .wrapping_add(position as u32 + 1)
+    }
+
+    fn regenerate(word: u32, next: u32, far: u32) -> u32 {
+        let joined = (word & 0x8000_0000) | (next & 0x7FFF_FFFF);
+        let odd = (joined & 1).wrapping_neg() & 0x9908_B0DF;
+        far ^ (joined >> 1) ^ odd
+    }
+
+    fn temper(word: u32) -> u32 {
+        let mut y = word;
+        y ^= y >> 11;
+        y ^= (y << 7) & 0x9D2C_5680;
+        y ^= (y << 15) & 0xEFC6_0000;
+        y ^ (y >> 18)
     }
 
     /// The next 32-bit output.
@@ -45,12 +85,9 @@ impl Mt19937 {
         if self.position == self.generated {
             self.twist();
         }
-        let mut y = self.words[self.position];
+        let word = self.words[self.position];
         self.position += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9D2C_5680;
-        y ^= (y << 15) & 0xEFC6_0000;
-        y ^ (y >> 18)
+        Self::temper(word)
     }
 
     /// Regenerates the next words of the state, as many as do not depend on each other.
@@ -65,9 +102,7 @@ impl Mt19937 {
         let (words, nexts) = (&self.words[start..], &self.words[start + 1..]);
         let inputs = words.iter().zip(nexts).zip(&self.words[far..]);
         for (generated, ((word, next), far)) in generated.iter_mut().zip(inputs) {
-            let joined = (word & 0x8000_0000) | (next & 0x7FFF_FFFF);
-            let odd = (joined & 1).wrapping_neg() & 0x9908_B0DF;
-            *generated = far ^ (joined >> 1) ^ odd;
+            *generated = Self::regenerate(*word, *next, *far);
         }
         self.words[start..end].copy_from_slice(generated);
         self.words[Self::N] = self.words[0];

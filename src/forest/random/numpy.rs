@@ -12,13 +12,26 @@ pub(crate) struct NumpyRandom(Mt19937);
 impl NumpyRandom {
     /// Seeds one generator.
     pub(crate) fn new(seed: u32) -> Self {
-        let [generator] = Self::seeded([seed]);
-        generator
+        let [generator] = Mt19937::seeded([seed]);
+        Self(generator)
     }
 
     /// Seeds one generator per seed, which is faster than one by one.
-    pub(super) fn seeded<const COUNT: usize>(seeds: [u32; COUNT]) -> [Self; COUNT] {
-        Mt19937::seeded(seeds).map(Self)
+    pub(super) fn seeded<const COUNT: usize>(seeds: [u32; COUNT]) -> impl Iterator<Item = Self> {
+        Mt19937::seeded(seeds).into_iter().map(Self)
+    }
+
+    /// The first [`seed`](Self::seed) that a generator of each seed draws.
+    pub(super) fn first_seeds<const COUNT: usize>(seeds: [u32; COUNT]) -> [u32; COUNT] {
+        let mut first = Mt19937::first(seeds);
+        for (first, seed) in first.iter_mut().zip(seeds) {
+            *first &= INT32_MAX;
+            // One draw in 2^31 is rejected.
+            if *first == INT32_MAX {
+                *first = Self::new(seed).seed();
+            }
+        }
+        first
     }
 
     /// 32 random bits.

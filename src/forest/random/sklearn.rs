@@ -145,10 +145,9 @@ pub(in crate::forest) fn tree_streams(
     seeds.chunks(BATCH).flat_map(|seeds| {
         let mut batch = [0; BATCH];
         batch[..seeds.len()].copy_from_slice(seeds);
-        let rows = NumpyRandom::seeded(batch);
-        let splitters = NumpyRandom::seeded(rows.each_ref().map(|rows| rows.clone().seed()))
-            .map(|mut random| SplitterRandom(random.seed()));
-        rows.into_iter().zip(splitters).take(seeds.len())
+        let splitters = NumpyRandom::first_seeds(NumpyRandom::first_seeds(batch));
+        let splitters = splitters.map(SplitterRandom);
+        NumpyRandom::seeded(batch).zip(splitters).take(seeds.len())
     })
 }
 
