@@ -185,7 +185,11 @@ impl Evaluator {
         scores: &mut [f64],
     ) -> bool {
         let planes = self.planes_for(rows.nrows());
-        let block = if planes.is_some() { ROWS } else { BLOCK };
+        let block = match (&self.method, planes) {
+            // So many that each box is read for several rows.
+            (Method::Distance(_), _) | (_, Some(_)) => ROWS,
+            _ => BLOCK,
+        };
         let score_block = |(i, scores): (usize, &mut [f64])| {
             let block = Slice::from(i * block..i * block + scores.len());
             let rows = rows.slice_axis(Axis(0), block);
@@ -406,7 +410,7 @@ mod tests {
 
     #[test]
     fn batches_with_distances_have_the_bits_of_single_rows_on_all_levels() {
-        for columns in [1, 2, 3, 4, 6, 11] {
+        for columns in [1, 2, 3, 4, 6, 11, 15, 18, 30] {
             check_batches((30, 256, columns), true, false);
         }
         check_batches((5, 700, 24), true, false);

@@ -13,7 +13,8 @@
 //!   large batch comes, because that takes as long as scoring a thousand rows, and as much memory as
 //!   the perfect trees.
 //! * `distance`: for forests with boxes, whose scores know how far outside the training rows a row
-//!   is
+//!   is. A single row walks down several trees side by side; many rows of four features or more go down
+//!   a tree together.
 //! * `walk`: for the rest. Deeper trees are too sparse to pad, longer rows too long, and very many
 //!   trees too large.
 //! * `normal`: the ranges of normal values of a forest with boxes

@@ -7,8 +7,11 @@
 //! Streams", 2016). The depth of a row is its expected depth: each edge counts with the probability
 //! that no node before it parted the row.
 
-use fearless_simd::Level;
+mod batch;
 
+use fearless_simd::{Level, dispatch};
+
+use self::batch::Batch;
 use super::path_length::{PathLengths, average_path_length, depths};
 use super::threshold::round_down_to_f32;
 use crate::forest::level::at_level;
@@ -20,6 +23,10 @@ const LANES: usize = 4;
 
 /// How many walks are made side by side: each step of one waits for its step before.
 const SIDE_BY_SIDE: usize = 4;
+
+/// With fewer features or values, a [`Batch`] costs more than it saves.
+const MIN_BATCH_FEATURES: usize = 4;
+const MIN_BATCH_VALUES: usize = 1024;
 
 #[derive(Debug, Clone, Copy)]
 struct Node {
@@ -187,6 +194,10 @@ impl DistanceTrees {
 
     /// Writes the sum of depths of each row. `rows` has the values of one row after the other.
     pub(super) fn depth_sums(&self, level: Level, rows: &[f32], sums: &mut [f64]) {
+        if self.n_features >= MIN_BATCH_FEATURES && rows.len() >= MIN_BATCH_VALUES {
+            let mut batch = Batch::new(self, rows, sums);
+            return dispatch!(level, simd => batch.run(simd));
+        }
         at_level(
             level,
             #[inline(always)]
@@ -377,13 +388,19 @@ impl Walk<'_> {
 
     #[inline(always)]
     fn depth(&self) -> f64 {
-        // Inside all boxes the bits are scikit-learn's. Outside, the minimum keeps the depth from
-        // rising by a rounding error.
-        if self.together == 1.0 {
-            self.from_root
-        } else {
-            self.depth.min(self.from_root)
-        }
+        depth_at_leaf(self.together, self.depth, self.from_root)
+    }
+}
+
+/// The depth of a row: see [`Walk`].
+#[inline(always)]
+fn depth_at_leaf(together: f64, depth: f64, from_root: f64) -> f64 {
+    // Inside all boxes the bits are scikit-learn's. Outside, the minimum keeps the depth from rising by
+    // a rounding error.
+    if together == 1.0 {
+        from_root
+    } else {
+        depth.min(from_root)
     }
 }
 
