@@ -186,7 +186,7 @@ impl Evaluator {
     ) -> bool {
         let planes = self.planes_for(rows.nrows());
         let block = match (&self.method, planes) {
-            // So many that each box is read for several rows.
+            // So many that each box is read once for several rows.
             (Method::Distance(_), _) | (_, Some(_)) => ROWS,
             _ => BLOCK,
         };

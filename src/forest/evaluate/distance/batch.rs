@@ -5,7 +5,7 @@ use fearless_simd::{Simd, SimdBase, f64x4};
 
 use super::{DistanceTrees, LANES, SPLIT, depth_at_leaf};
 
-/// Values of a row, or ends of a box. Aligned, because otherwise each would lie in two lines of the
+/// Values of a row, or ends of a box. Aligned, because otherwise many would lie in two lines of the
 /// cache.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(align(32))]

@@ -392,7 +392,7 @@ impl Walk<'_> {
     }
 }
 
-/// The depth of a row: see [`Walk`].
+/// The depth of a row that has arrived at a leaf: see [`Walk`].
 #[inline(always)]
 fn depth_at_leaf(together: f64, depth: f64, from_root: f64) -> f64 {
     // Inside all boxes the bits are scikit-learn's. Outside, the minimum keeps the depth from rising by
